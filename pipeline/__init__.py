@@ -1,0 +1,1 @@
+"""From a config to shards: config → plan → intake → run → cut → pack."""

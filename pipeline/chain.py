@@ -1,0 +1,306 @@
+"""One worker's share of the plan: takes a unit through consecutive steps, and commits a layer for each stage.
+
+A unit is a table of all its rows. Rows that are dead travel on as tombstones: transforms see only rows that are alive,
+cut into sub-batches that depend on nothing but the unit, and their results are scattered back.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pairsift.pipeline import poison
+from pairsift.pipeline.intake import Generation, read_generations, unit_rows
+from pairsift.pipeline.ledger import Layer, Ledger, merge, scatter
+from pairsift.pipeline.plan import Plan, Step
+from pairsift.stages import schema, sql
+from pairsift.stages.base import Filter, Selector, Transform
+from pairsift.stages.fates import Failure
+
+BATCH_BYTES = 64 << 20  # most bytes of images in one sub-batch
+DEATHS_BEFORE_ISOLATION = 2  # attempts at a unit that never ended, before it is worked on in a child process
+
+
+@dataclass
+class StageReport:
+    """What one stage did for one unit."""
+
+    computed: int = 0  # rows
+    failed: int = 0  # rows, of those computed
+    seconds: float = 0.0  # in the transform
+    bytes: int = 0  # of images written
+
+
+@dataclass
+class UnitReport:
+    """What became of one unit in one chain; small enough to pass through the driver."""
+
+    unit: int
+    rows: int
+    stages: dict[str, StageReport] = field(default_factory=dict)  # by layer name
+
+
+@dataclass
+class Unit:
+    """A unit in flight: all its rows. `table` holds columns, "image" among them once bytes are at hand."""
+
+    number: int
+    table: pa.Table
+    alive: np.ndarray  # bool, one per row
+
+    @property
+    def first(self) -> int:
+        return int(self.table["ordinal"][0].as_py())
+
+    def set(self, field: pa.Field, column: pa.Array) -> None:
+        names = self.table.column_names
+        if field.name in names:
+            self.table = self.table.set_column(names.index(field.name), field.name, column)
+        else:
+            self.table = self.table.append_column(field.name, column)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps [start, end) for one chain to do; those before `start` are replayed from the ledger to know who is alive."""
+
+    plan: Plan
+    start: int
+    end: int
+    horizon: int  # steps up to here may still want the image bytes, in this chain or in the ones that follow it
+    limit: int | None = None  # rows with an ordinal from here on are not part of this run
+
+
+class Chain:
+    """Opened once per worker; `process` may be called for several units at once on one event loop."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._ledger = Ledger(span.plan.config.work)
+        self._generations: list[Generation] = read_generations(self._ledger)
+        self._transforms: dict[int, Transform] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Chain":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    async def process(self, number: int, passed: Unit | None = None) -> tuple[Unit, UnitReport]:
+        """Take one unit through the span's steps. `passed` is the unit as an earlier chain left it."""
+        plan = self._span.plan
+        unit = passed or self._load(number)
+        report = UnitReport(number, len(unit.table))
+        for step in plan.steps[0 if passed is None else self._span.start : self._span.end]:
+            if isinstance(step.entry, Filter):
+                self._filter(unit, step.entry)
+            elif isinstance(step.entry, Selector):
+                self._apply_mask(unit, step)
+            elif step.index < self._span.start:
+                self._replay(unit, step)
+            else:
+                await self._compute(unit, step, report)
+        return unit, report
+
+    def _load(self, number: int) -> Unit:
+        plan = self._span.plan
+        table = self._ledger.read(plan.intake, number, self._needed(plan.intake, 0))
+        first, end = unit_rows(self._generations, number)
+        if table is None or len(table) != end - first:
+            raise OSError(f"{self._ledger.work.uri}: unit {number} of the input layer is missing or damaged")
+        alive = table["failure"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+        if self._span.limit is not None:
+            alive &= table["ordinal"].to_numpy() < self._span.limit
+        return Unit(number, table.drop_columns(["failure"]), alive)
+
+    def _needed(self, layer: Layer, after: int) -> list[str]:
+        """The layer's columns that steps from `after` on will read in this chain, or pass on."""
+        wanted = {column for step in self._span.plan.steps[after:] for column in step.entry.reads()}
+        if schema.IMAGE.name in wanted:
+            wanted |= {f.name for f in schema.IMAGE_REFERENCE}
+        return [column for column in layer.columns if column in wanted or column == schema.KEY.name]
+
+    def _filter(self, unit: Unit, entry: Filter) -> None:
+        rows = np.flatnonzero(unit.alive)
+        if len(rows):
+            table = unit.table.select([c for c in unit.table.column_names if c in entry.reads()]).take(pa.array(rows))
+            unit.alive[rows] = sql.evaluate(entry.predicate(), table).to_numpy(zero_copy_only=False)
+
+    def _apply_mask(self, unit: Unit, step: Step) -> None:
+        end = unit.first + len(unit.table)
+        bounds = [("ordinal", ">=", unit.first), ("ordinal", "<", end)]
+        work = self._ledger.work
+        file, system = work.path(mask_path(step.index)), None if work.local else work.filesystem
+        dead = pq.read_table(file, columns=["ordinal"], filters=bounds, filesystem=system)["ordinal"].to_numpy()
+        unit.alive[dead - unit.first] = False
+
+    def _replay(self, unit: Unit, step: Step) -> None:
+        layer = _layer(step)
+        table = self._ledger.read(layer, unit.number, self._needed(layer, step.index + 1))
+        if table is not None:
+            self._absorb(unit, step, table)
+
+    def _absorb(self, unit: Unit, step: Step, table: pa.Table) -> None:
+        """Scatter a layer's rows into the unit; rows that failed, and rows that the layer lacks, die."""
+        rows = table["ordinal"].to_numpy() - unit.first
+        for field_ in _layer(step).schema:
+            if field_.name in table.column_names and field_.name not in ("ordinal", "failure", "failure_detail"):
+                unit.set(field_, scatter(rows, table[field_.name], len(unit.table)))
+        fine = np.zeros(len(unit.table), bool)
+        fine[rows] = table["failure"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+        unit.alive &= fine
+
+    async def _compute(self, unit: Unit, step: Step, report: UnitReport) -> None:
+        layer = _layer(step)
+        done = self._ledger.read(layer, unit.number, layer.columns + ("failure_detail",))
+        missing = unit.alive.copy()
+        if done is not None:
+            done = done.select(layer.schema.names)
+            missing[done["ordinal"].to_numpy() - unit.first] = False
+        rows = np.flatnonzero(missing)
+        if len(rows):
+            new = await self._run(unit, step, rows, report)
+            done = merge(done, new)
+            self._ledger.commit(layer, unit.number, done)
+            self._ledger.end_attempt(layer, unit.number)
+        if done is not None:
+            wanted = self._needed(layer, step.index + 1)
+            self._absorb(unit, step, done.select(["ordinal", *wanted, "failure"]))
+
+    async def _run(self, unit: Unit, step: Step, rows: np.ndarray, report: UnitReport) -> pa.Table:
+        """The stage's results for `rows` as its layer holds them."""
+        deaths = self._ledger.begin_attempt(_layer(step), unit.number)
+        began = time.perf_counter()
+        parts = []
+        for batch in self._batches(unit, step, rows):
+            if deaths >= DEATHS_BEFORE_ISOLATION:
+                result = await asyncio.to_thread(poison.isolate, step, batch)
+            else:
+                result = await self._transform(step, batch)
+            parts.append(checked(step, batch, result))
+        result = pa.concat_tables(parts).combine_chunks()
+        stats = report.stages.setdefault(_layer(step).name, StageReport())
+        stats.computed += len(rows)
+        stats.failed += len(rows) - result["failure"].null_count
+        stats.seconds += time.perf_counter() - began
+        if step.makes_images:
+            result = self._store_images(unit, step, rows, result, stats)
+        ordinals = pa.chunked_array([pa.array(rows + unit.first, pa.int64())])
+        arrays = [ordinals if name == "ordinal" else result[name] for name in _layer(step).schema.names]
+        return pa.table(arrays, schema=_layer(step).schema)
+
+    def _store_images(self, unit: Unit, step: Step, rows: np.ndarray, result: pa.Table, stats: StageReport) -> pa.Table:
+        keys = unit.table["key"].take(pa.array(rows)).to_pylist()
+        formats = result["image_format"].to_pylist()
+        references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, result["image"].combine_chunks())
+        stats.bytes += sum(length or 0 for length in references["image_length"].to_pylist())
+        if any("image" in later.entry.reads() for later in self._span.plan.steps[step.index + 1 : self._span.horizon]):
+            unit.set(schema.IMAGE, scatter(rows, result["image"], len(unit.table)))
+        for name in references.column_names:
+            result = result.append_column(name, references[name])
+        return result
+
+    async def _transform(self, step: Step, batch: pa.Table) -> pa.Table:
+        """Call the stage: in a thread, so that other units' downloads go on; one call at a time unless it is async."""
+        lock = self._locks.setdefault(step.index, asyncio.Lock())
+        async with lock:
+            if step.index not in self._transforms:
+                self._transforms[step.index] = await asyncio.to_thread(self._stack.enter_context, step.stage.open())
+            result = await asyncio.to_thread(self._transforms[step.index], batch)
+        return await result if inspect.isawaitable(result) else result
+
+    def _batches(self, unit: Unit, step: Step, rows: np.ndarray) -> Iterator[pa.Table]:
+        """Sub-batches of `rows`, bounded in rows and bytes, with `ordinal` and the columns that the stage reads."""
+        names = [name for name in dict.fromkeys(("ordinal", *step.entry.reads())) if name != "image"]
+        columns = unit.table.select(names)
+        needs_image = "image" in step.entry.reads()
+        for part in _cut(rows, self._lengths(unit) if needs_image else None, step.stage.batch_rows):
+            batch = columns.take(pa.array(part)).combine_chunks()
+            yield batch.append_column(schema.IMAGE, self._images(unit, part)) if needs_image else batch
+
+    @staticmethod
+    def _lengths(unit: Unit) -> np.ndarray:
+        return unit.table["image_length"].fill_null(0).to_numpy()
+
+    def _images(self, unit: Unit, rows: np.ndarray) -> pa.Array:
+        """Bytes that travelled with the unit, or the stored ones."""
+        selected = unit.table.take(pa.array(rows))
+        if "image" in selected.column_names:
+            images = selected["image"].combine_chunks()
+            if images.null_count == 0:
+                return images
+        return self._ledger.read_images(selected)
+
+
+def _layer(step: Step) -> Layer:
+    assert step.layer is not None
+    return step.layer
+
+
+def mask_path(step: int) -> str:
+    """Where the rows that a selector took out lie while a run goes on, sorted by ordinal."""
+    return f"masks/{step:03d}.parquet"
+
+
+def _cut(rows: np.ndarray, lengths: np.ndarray | None, most: int) -> Iterator[np.ndarray]:
+    """Runs of at most `most` rows and, by `lengths`, at most BATCH_BYTES bytes (always at least one row)."""
+    start = 0
+    while start < len(rows):
+        end = min(start + most, len(rows))
+        if lengths is not None:
+            fits = int(np.searchsorted(np.cumsum(lengths[rows[start:end]]), BATCH_BYTES, "right"))
+            end = start + max(1, min(fits, end - start))
+        yield rows[start:end]
+        start = end
+
+
+class ContractError(Exception):
+    """A stage broke its contract: a fault of the program, not of a row."""
+
+
+def checked(step: Step, batch: pa.Table, result: pa.Table) -> pa.Table:
+    """A transform's answer with prefixed names and the two failure columns, or ContractError."""
+    use = step.entry.use
+    expected = step.stage.writes()
+    if not isinstance(result, pa.Table):
+        raise ContractError(f"{use} returned {type(result).__name__}, not a pyarrow.Table")
+    if len(result) != len(batch):
+        raise ContractError(f"{use} returned {len(result)} rows for {len(batch)}")
+    extra = set(result.column_names) - set(expected.names) - {"failure", "failure_detail"}
+    if extra:
+        raise ContractError(f"{use} returned {sorted(extra)[0]!r}, which its writes() does not name")
+    for wanted in expected:
+        if wanted.name not in result.column_names:
+            raise ContractError(f"{use} did not return {wanted.name!r}, which its writes() names")
+        if result.schema.field(wanted.name).type != wanted.type:
+            got = result.schema.field(wanted.name).type
+            raise ContractError(f"{use}: {wanted.name} is {got}, but its writes() says {wanted.type}")
+    columns = [result[name] for name in expected.names]
+    for optional in (schema.FAILURE, schema.FAILURE_DETAIL):
+        given = optional.name in result.column_names
+        columns.append(result[optional.name].cast(pa.string()) if given else pa.nulls(len(result), pa.string()))
+    for code in set(columns[-2].to_pylist()) - {None}:
+        Failure(code)  # ValueError: not one of the closed set
+    return pa.table(columns, names=[*step.writes.names, "failure", "failure_detail"])
+
+
+def bundles(steps: Sequence[Step]) -> list[list[Step]]:
+    """Neighbouring steps whose stages want equal resources, each list for one kind of worker."""
+    groups: list[list[Step]] = []
+    current = None
+    for step in steps:
+        wanted = None if step.layer is None else step.stage.resources
+        if groups and (wanted is None or current is None or wanted == current):
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+        current = wanted or current
+    return groups

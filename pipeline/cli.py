@@ -1,0 +1,175 @@
+"""The `pairsift` command."""
+
+import json
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pairsift.pipeline import show
+from pairsift.pipeline.config import Config, catalog, load_config, resolve
+from pairsift.pipeline.progress import OnTerminal
+from pairsift.pipeline.run import Options
+from pairsift.pipeline.run import run as run_config
+from pairsift.pipeline.survey import output_config, survey
+from pairsift.stages.base import ConfigError, Filter, Reader, Selector
+
+DONE, FAILED, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 4  # exit codes; 3, partial, is for a later release
+
+app = typer.Typer(
+    help="Curate image-text pairs: URL lists or datasets in; filtered, de-duplicated webdataset shards out; a fate for every row.",
+    epilog="Start with `pairsift demo`. Then copy configs/quickstart.yaml, point it at your URLs, and `pairsift plan` it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe, YAML or JSON.", show_default=False)]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. stages.2.image_size=512.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many input rows.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    sets: Sets = None,
+    runner: Annotated[str, typer.Option(help="ray: a cluster or all cores of this machine; local: this process.")] = "ray",
+    ray_address: Annotated[str | None, typer.Option(help="A cluster to join; default: RAY_ADDRESS, else this machine.")] = None,
+    limit: Limit = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Rewrite published shards that another config would fill otherwise.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do what a config says, or what is left of it: download, compute, filter, pack.
+
+    Run it again after a stop, or after a change: what is done is not done again. Exit codes: 0 done, 1 failed, 2 bad
+    config or input, 4 interrupted.
+    """
+    outcome = run_config(load_config(config, sets or ()), Options(runner, ray_address, limit, replace), OnTerminal())
+    if as_json:
+        print(json.dumps(outcome.report, indent=1))
+        return
+    show.funnel(console, outcome.funnel)
+    show.where(console, outcome)
+
+
+@app.command()
+def plan(config: ConfigPath, sets: Sets = None, limit: Limit = None, as_json: AsJson = False) -> None:
+    """Say what a run would do: its stages, their columns, what is done and what will be computed. Runs nothing."""
+    _survey(load_config(config, sets or ()), limit, as_json)
+
+
+@app.command()
+def status(
+    path: Annotated[Path, typer.Argument(metavar="OUTPUT|CONFIG", help="An output folder, or the config that made it.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say how far an output has come, while it runs or after it stopped."""
+    config = output_config(str(path)) if path.is_dir() or "://" in str(path) else load_config(path)
+    _survey(config, None, as_json)
+
+
+def _survey(config: Config, limit: int | None, as_json: bool) -> None:
+    found = survey(config, limit)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        show.survey(console, found)
+
+
+@app.command()
+def stages(
+    name: Annotated[str | None, typer.Argument(help="One of them, e.g. download.", show_default=False)] = None, as_json: AsJson = False
+) -> None:
+    """List every reader, stage, filter and selector; or the parameters of one."""
+    described = [_describe(use) for use in ([name] if name else catalog())]
+    if as_json:
+        print(json.dumps(described, indent=1))
+    elif name:
+        _show_stage(described[0])
+    else:
+        table = Table("use", "kind", "what it does", box=None, header_style="bold")
+        for item in described:
+            table.add_row(item["use"], item["kind"], escape(item["summary"]))
+        console.print(table)
+        console.print("\n`pairsift stages NAME` lists the parameters of one.")
+
+
+def _describe(use: str) -> dict[str, Any]:
+    cls = resolve(use, "stages")
+    kind = next((n for n, c in (("reader", Reader), ("filter", Filter), ("selector", Selector)) if issubclass(cls, c)), "stage")
+    doc = (cls.__doc__ or "").strip()
+    parameters = [
+        {
+            "name": field.alias or name,
+            "type": _type(field.annotation),
+            "default": None if field.is_required() else _default(field.get_default(call_default_factory=True)),
+            "required": field.is_required(),
+            "text": field.description or "",
+        }
+        for name, field in cls.model_fields.items()
+        if name != "use"
+    ]
+    return {"use": use, "kind": kind, "summary": doc.split("\n")[0], "text": doc, "parameters": parameters}
+
+
+def _type(annotation: Any) -> str:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(_type(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(map(str, typing.get_args(annotation)))
+    if annotation is type(None):
+        return "null"
+    return str(annotation) if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
+
+
+def _default(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _show_stage(item: dict[str, Any]) -> None:
+    console.print(f"[bold]{item['use']}[/bold] ({item['kind']})\n\n{escape(item['text'])}\n")
+    table = Table("parameter", "type", "default", "meaning", box=None, header_style="bold")
+    for p in item["parameters"]:
+        default = "required" if p["required"] else json.dumps(p["default"])
+        table.add_row(p["name"], escape(p["type"]), escape(default), escape(p["text"]))
+    console.print(table)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to put it; an earlier demo there is replaced.")] = Path("pairsift-demo"),
+    runner: Annotated[str, typer.Option(help="ray or local.")] = "ray",
+) -> None:
+    """See the whole thing work in a minute: real photos over HTTP, planted faults and wrong captions, shards out."""
+    from pairsift.pipeline.demo import demo as run_demo  # noqa: PLC0415 - needs the extra `demo`
+
+    run_demo(folder, runner, console)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, never a stack trace."""
+    try:
+        app(prog_name="pairsift", standalone_mode=True)
+    except ConfigError as error:
+        _complain(str(error), BAD_CONFIG)
+    except KeyboardInterrupt:
+        _complain("interrupted; what is done is kept: the same command goes on from here", INTERRUPTED)
+    except OSError as error:
+        _complain(str(error), FAILED)
+
+
+def _complain(message: str, code: int) -> None:
+    print(f"pairsift: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""From a config to steps with fingerprints: what depends on what, checked before anything runs.
+
+A layer's fingerprint hashes what its values depend on: the stage, its version, its science parameters, its model's
+identity, and the fingerprints of the layers whose columns it reads. Filters and selectors are in no fingerprint: they
+are masks over the ledger.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pairsift.pipeline.config import Config, suggestion
+from pairsift.pipeline.ledger import Layer
+from pairsift.stages import schema, sql
+from pairsift.stages.base import ConfigError, Entry, Filter, Reader, Resources, Selector, Stage
+
+Bundle = tuple[Resources, list["Step"]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of the config, placed. `layer` is set for stages only; its columns carry the prefix of `as`."""
+
+    index: int
+    entry: Stage | Filter | Selector
+    layer: Layer | None = None
+    writes: pa.Schema = pa.schema([])  # what the transform returns, prefixed; may hold "image"
+
+    @property
+    def stage(self) -> Stage:
+        assert isinstance(self.entry, Stage)
+        return self.entry
+
+    @property
+    def label(self) -> str:
+        """How messages, fates and the funnel call the step."""
+        if isinstance(self.entry, Stage):
+            return f"{self.entry.use} as {self.entry.as_}" if self.entry.as_ else self.entry.use
+        return self.entry.label()
+
+    @property
+    def makes_images(self) -> bool:
+        return schema.IMAGE.name in self.writes.names
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps` in the config's order; `intake` is layer 0, the input itself."""
+
+    config: Config
+    intake: Layer
+    steps: tuple[Step, ...]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return (self.intake, *(step.layer for step in self.steps if step.layer))
+
+    def segments(self) -> list[tuple[int, int]]:
+        """[start, end) of the runs of row-local steps between selectors; each selector is a barrier."""
+        cuts = [s.index for s in self.steps if isinstance(s.entry, Selector)]
+        return list(zip([0, *(c + 1 for c in cuts)], [*cuts, len(self.steps)], strict=True))
+
+    def layer_of(self, column: str) -> Layer:
+        return next(layer for layer in self.layers if column in layer.columns or column == schema.ORDINAL.name)
+
+    def cut_fingerprint(self) -> str:
+        """What the output depends on beside the rows: every entry in order, and the shards' shape."""
+        parts = [s.layer.name if s.layer else [s.entry.use, s.entry.science()] for s in self.steps]
+        return fingerprint(self.intake.name, parts, self.config.shards.model_dump(mode="json"))
+
+
+def fingerprint(*parts: Any) -> str:
+    """20 hex digits over JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def make_plan(config: Config) -> Plan:
+    """Place and check every entry. Raises ConfigError for a missing column, a wrong type, a model that is none, …"""
+    config.input.check()
+    intake = intake_layer(config.input)
+    known: dict[str, Layer] = {column: intake for column in intake.columns}
+    types = pa.schema([schema.ORDINAL, *(intake.schema.field(c) for c in intake.columns)])
+    steps = []
+    for index, entry in enumerate(config.stages):
+        place = f"stages[{index}] ({entry.use})"
+        _check_columns(entry.reads(), known, place)
+        try:
+            entry.check()
+            step, types = _place(index, entry, known, types)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
+        if step.layer:
+            known |= {column: step.layer for column in step.layer.columns}
+        steps.append(step)
+    return Plan(config, intake, tuple(steps))
+
+
+def intake_layer(reader: Reader) -> Layer:
+    """Layer 0: key, uid and the reader's columns. Where the files lie is not part of its name; how they are read is."""
+    given = [field for field in reader.schema() if field.name not in (schema.KEY.name, schema.UID.name)]
+    columns = pa.schema([schema.KEY, schema.UID, *given])
+    mark = fingerprint(reader.use, reader.version, reader.science(), [[f.name, str(f.type)] for f in given])
+    return Layer.of(f"input-{mark}", columns)
+
+
+def _check_columns(reads: Iterable[str], known: dict[str, Layer], place: str) -> None:
+    for column in reads:
+        available = {*known, "ordinal"} | ({"image"} if "image_path" in known else set())
+        if column not in available:
+            raise ConfigError(f"{place}: needs the column {column!r}, which nothing before it writes{suggestion(column, available)}")
+
+
+def _place(index: int, entry: Entry, known: dict[str, Layer], types: pa.Schema) -> tuple[Step, pa.Schema]:
+    if isinstance(entry, Filter):
+        kind = sql.typecheck(entry.predicate(), types)
+        if kind != "BOOLEAN":
+            raise ConfigError(f"{entry.predicate()!r} gives {kind}; a filter needs true or false, for example `{entry.predicate()} > 0`")
+        return Step(index, entry), types
+    if isinstance(entry, Selector):
+        for expression in entry.key():
+            sql.typecheck(expression, types)
+        return Step(index, entry), types
+    assert isinstance(entry, Stage)
+    prefix = f"{entry.as_}_" if entry.as_ else ""
+    writes = pa.schema([f if f.name == "image" else f.with_name(prefix + f.name) for f in entry.writes()])
+    layer = Layer.of(f"{prefix}{entry.use}-{_stage_fingerprint(entry, known)}", _stored(writes))
+    for column in layer.columns:
+        if column in known:
+            raise ConfigError(f"writes the column {column!r}, which is there already; give this stage a prefix with `as: NAME`")
+    return Step(index, entry, layer, writes), pa.schema([*types, *(layer.schema.field(c) for c in layer.columns)])
+
+
+def _stored(writes: pa.Schema) -> pa.Schema:
+    """What a layer keeps of what a stage writes: a reference in place of the image's bytes."""
+    if schema.IMAGE.name not in writes.names:
+        return writes
+    rest = [field for field in writes if field.name != schema.IMAGE.name]
+    return pa.schema([schema.IMAGE_PATH, schema.IMAGE_OFFSET, schema.IMAGE_LENGTH, *rest])
+
+
+def _stage_fingerprint(stage: Stage, known: dict[str, Layer]) -> str:
+    sources = (known["image_path" if column == "image" else column] for column in stage.reads() if column != "ordinal")
+    names = sorted({layer.name for layer in sources})
+    return fingerprint(stage.use, stage.version, stage.science(), stage.identity(), names)

@@ -1,0 +1,31 @@
+"""Who does the work: `local` in this process, `ray` on Ray Data. Same plan, same layers, same bytes."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar, cast
+
+from pairsift.pipeline.chain import Span, UnitReport
+from pairsift.stages.base import ConfigError
+
+T = TypeVar("T")
+R = TypeVar("R")
+UNITS_IN_FLIGHT = 4  # per worker, so that the network is not drained at the end of a unit
+
+
+class Runner(Protocol):
+    """What both runners offer."""
+
+    def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
+        """Take the units through the span, in any order; one report for each."""
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """`function` of each item, in any order, as results come."""
+
+
+def open_runner(name: str, address: str | None = None) -> AbstractContextManager[Runner]:
+    """"ray" or "local". Only the one that is asked for is imported. Raises ConfigError for another name."""
+    if name not in ("ray", "local"):
+        raise ConfigError(f"runner {name!r}: there are ray and local")
+    module = importlib.import_module(f"{__name__}.{name}")
+    return cast("AbstractContextManager[Runner]", module.open_runner(address))

@@ -1,0 +1,59 @@
+"""Everything in this process: no Ray, one worker, several units in flight. The oracle of the tests; fine for small jobs."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from pairsift.pipeline.chain import Chain, Span, UnitReport
+from pairsift.pipeline.runners import UNITS_IN_FLIGHT
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LocalRunner:
+    def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
+        with _event_loop() as loop, Chain(span) as chain:
+            waiting = list(reversed(units))
+            running: set[asyncio.Task[UnitReport]] = set()
+            while waiting or running:
+                done, running = loop.run_until_complete(self._step(chain, waiting, running))
+                for task in done:
+                    yield task.result()
+
+    @staticmethod
+    async def _step(
+        chain: Chain, waiting: list[int], running: set[asyncio.Task[UnitReport]]
+    ) -> tuple[set[asyncio.Task[UnitReport]], set[asyncio.Task[UnitReport]]]:
+        while waiting and len(running) < UNITS_IN_FLIGHT:
+            running.add(asyncio.ensure_future(_report(chain, waiting.pop())))
+        return await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        return map(function, items)
+
+
+@contextmanager
+def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    try:
+        yield loop
+    finally:
+        unfinished = asyncio.all_tasks(loop)
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            loop.run_until_complete(asyncio.wait(unfinished))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _report(chain: Chain, unit: int) -> UnitReport:
+    return (await chain.process(unit))[1]
+
+
+@contextmanager
+def open_runner(address: str | None = None) -> Iterator[LocalRunner]:
+    del address  # there is nothing to connect to
+    yield LocalRunner()

@@ -1,0 +1,165 @@
+"""Ray Data: one row of the Dataset is one unit, each chain an actor pool. The only file that imports ray.
+
+What Ray Data 2.60 does that shapes this file:
+- Blocks must not be split or merged: one unit per block, `target_max_block_size = None`.
+- A worker takes several units at once only with `max_concurrent_calls_per_actor` *and* `enable_true_multi_threading`;
+  the calls then come from several threads, and each hands its unit to the worker's one event loop.
+- Actor → actor is never fused: neighbouring steps with equal resources are chained here, in one actor.
+- Rows come back in completion order; nothing that is written depends on it.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from pairsift.pipeline.chain import Chain, Span, Unit, UnitReport, bundles
+from pairsift.pipeline.plan import Step
+from pairsift.pipeline.runners import UNITS_IN_FLIGHT
+from pairsift.stages.base import ConfigError, Resources
+
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+import ray  # noqa: E402 - reads its switches when it is imported
+import ray.data  # noqa: E402
+
+T = TypeVar("T")
+R = TypeVar("R")
+_REPORT = TypeAdapter(UnitReport)
+
+
+class ChainWorker:
+    """One actor: a chain, and the event loop that its units share."""
+
+    def __init__(self, span: Span, last: bool) -> None:
+        self._chain = Chain(span)
+        self._last = last
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="chain", daemon=True).start()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        number = int(batch["unit"][0])
+        passed = _unpack(number, batch["table"][0]) if "table" in batch else None
+        work = asyncio.run_coroutine_threadsafe(self._chain.process(number, passed), self._loop)
+        unit, report = work.result()
+        reports = [*(batch["reports"][0] if "reports" in batch else []), _REPORT.dump_json(report).decode()]
+        answer: dict[str, list[Any]] = {"unit": [number], "reports": [reports]}
+        return answer if self._last else answer | {"table": [_pack(unit)]}
+
+
+def _pack(unit: Unit) -> bytes:
+    """A unit as Arrow IPC, for the next chain."""
+    table = unit.table.append_column("__alive", pa.array(unit.alive))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _unpack(number: int, data: bytes) -> Unit:
+    table = pa.ipc.open_stream(data).read_all()
+    alive = table["__alive"].combine_chunks().to_numpy(zero_copy_only=False).copy()
+    return Unit(number, table.drop_columns(["__alive"]), alive)
+
+
+class RayRunner:
+    def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
+        rows = [{"unit": unit} for unit in units]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        spans = _spans(span)
+        for index, part in enumerate(spans):
+            resources = _resources(part)
+            dataset = dataset.map_batches(
+                ChainWorker,
+                batch_size=1,
+                fn_constructor_args=(part, index == len(spans) - 1),
+                compute=_pool(resources, len(units), len(spans)),
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus or None,
+                memory=resources.memory,
+            )
+        for row in dataset.iter_rows():
+            yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        remote = ray.remote(num_cpus=1)(lambda item: function(item))
+        shared = iter(items)
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        running = [remote.remote(item) for item, _ in zip(shared, range(most), strict=False)]
+        while running:
+            done, running = ray.wait(running, num_returns=1)
+            running += [remote.remote(item) for item, _ in zip(shared, done, strict=False)]
+            yield from ray.get(done)
+
+
+def _spans(span: Span) -> list[Span]:
+    """The span in parts of equal resources, one chain each."""
+    groups = bundles(span.plan.steps[span.start : span.end])
+    starts = [group[0].index for group in groups]
+    return [replace(span, start=start, end=end) for start, end in zip(starts, [*starts[1:], span.end], strict=True)]
+
+
+def _resources(span: Span) -> Resources:
+    stages: list[Step] = [step for step in span.plan.steps[span.start : span.end] if step.layer]
+    return stages[0].stage.resources if stages else Resources()
+
+
+def _pool(resources: Resources, units: int, chains: int) -> ray.data.ActorPoolStrategy:
+    """As many workers as asked for; else, as many as the cluster's cores (or GPUs) hold beside the other chains."""
+    if isinstance(resources.workers, tuple):
+        low, high = resources.workers
+    else:
+        low = high = resources.workers or max(1, min(units, _fitting(resources, chains)))
+    return ray.data.ActorPoolStrategy(
+        min_size=low,
+        max_size=high,
+        initial_size=high if resources.gpus else low,
+        max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT + 2,
+        max_concurrent_calls_per_actor=UNITS_IN_FLIGHT,
+        enable_true_multi_threading=True,
+    )
+
+
+def _fitting(resources: Resources, chains: int) -> int:
+    there = ray.cluster_resources()
+    if resources.gpus:
+        return int(there.get("GPU", 0) // resources.gpus)
+    return int(there.get("CPU", 1) // resources.cpus // chains)
+
+
+def _merged(reports: list[UnitReport]) -> UnitReport:
+    first = reports[0]
+    return UnitReport(first.unit, first.rows, {name: stage for report in reports for name, stage in report.stages.items()})
+
+
+@contextmanager
+def open_runner(address: str | None = None) -> Iterator[RayRunner]:
+    """Join the user's cluster (`address`, else RAY_ADDRESS), or start a local one for the length of the block."""
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start(address)
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = None
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield RayRunner()
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(where, include_dashboard=False if where == "local" else None, logging_level="ERROR", log_to_driver=False)
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster at {where}: {error}") from None

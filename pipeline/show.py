@@ -1,0 +1,69 @@
+"""Tables for people: the funnel, a survey, where things are. Whatever comes from the data is escaped."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pairsift.pipeline.funnel import Funnel, Loss
+from pairsift.pipeline.run import Outcome
+from pairsift.pipeline.survey import Survey
+
+_BAR = 24  # characters for all input rows
+
+
+def funnel(console: Console, found: Funnel) -> None:
+    """One line per step: what it took out and why, and a bar of what is left."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("step", "lost", "left"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    table.add_column("")
+    table.add_column("why")
+    left = found.rows
+    table.add_row("rows in", "", f"{left:,}", _bar(left, found.rows), "")
+    for loss in found.losses:
+        left -= loss.rows
+        table.add_row(escape(loss.step), f"{loss.rows:,}" if loss.rows else "-", f"{left:,}", _bar(left, found.rows), _why(loss))
+    table.add_row("[bold]kept[/bold]", "", f"[bold]{left:,}[/bold]", _bar(left, found.rows), f"in {found.shards:,} shards")
+    console.print(table)
+    lost = sum(loss.rows for loss in found.losses)
+    console.print(f"{found.rows:,} rows in = {found.kept:,} kept + {lost:,} lost")
+
+
+def _why(loss: Loss) -> str:
+    if loss.rule:
+        return ", ".join(sorted(loss.reasons))
+    return escape(", ".join(f"{reason} {rows:,}" for reason, rows in loss.reasons.most_common()))
+
+
+def _bar(rows: int, total: int) -> str:
+    return "█" * round(_BAR * rows / total) if total else ""
+
+
+def where(console: Console, outcome: Outcome) -> None:
+    config, report = outcome.plan.config, outcome.report
+    console.print(f"shards: {config.output}/shards   every row's fate: {config.output}/fates.parquet", soft_wrap=True, markup=False)
+    rate = report["images_per_second"]
+    speed = f", {rate:,.0f} images/s downloaded" if rate else ""
+    console.print(f"{report['seconds']:.1f} s, {report['shards_written']:,} shards written{speed}", markup=False)
+
+
+def survey(console: Console, found: Survey) -> None:
+    console.print(f"input: {found.rows:,} rows taken in, {found.units:,} units, {found.generations} generations", markup=False)
+    if found.new_sources:
+        known = [source.size for source in found.new_sources if source.size is not None]
+        console.print(f"to take in: {len(found.new_sources):,} files, {sum(known):,} bytes", markup=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("", "kind", "step", "reads", "writes", "rows done", "rows waiting"):
+        table.add_column(name, justify="right" if name.startswith("rows") else "left", overflow="fold")
+    for step in found.steps:
+        counts = ["" if n is None else f"{n:,}" for n in (step.done, step.waiting)]
+        names = [escape(step.label), ", ".join(step.reads), ", ".join(step.writes)]
+        table.add_row(str(step.index), step.kind, *names, *counts)
+    console.print(table)
+    if found.complete:
+        console.print("nothing waits to be computed")
+    else:
+        console.print("rows that wait at one stage may come on to wait at the next")
+    console.print(f"work: {found.work}   output: {found.output}", markup=False, soft_wrap=True)
+    if found.report:
+        console.print(f"last run: {found.report['rows']:,} rows, {found.report['kept']:,} kept, {found.report['shards']:,} shards", markup=False)

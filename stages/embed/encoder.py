@@ -1,0 +1,37 @@
+"""What a dual encoder offers to `embed`, whatever is inside."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """Images and texts in, unit vectors of one space out. The same input gives the same output."""
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+
+    def prepare(self, image: NDArray[np.uint8]) -> Floats:
+        """One RGB image (height, width, 3) as the network wants it: (3, H, W). Small, so that a batch of them fits."""
+
+    def encode_images(self, prepared: Sequence[Floats]) -> Floats:
+        """(n, dim), rows of length 1. At least one image."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """(n, dim), rows of length 1. At least one text; none is empty."""
+
+
+def unit(vectors: Floats) -> Floats:
+    """The rows scaled to length 1; a row of zeros stays as it is.
+
+    Raises FloatingPointError for values that are not finite: a NaN would pass every threshold, for SQL sorts it last.
+    """
+    if not np.isfinite(vectors).all():
+        raise FloatingPointError("the model gave values that are not finite; with dtype float16, try bfloat16 or float32")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, np.float32(1e-12))).astype(np.float32)

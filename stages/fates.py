@@ -1,0 +1,117 @@
+"""What can become of a row: a closed set of statuses, and a closed set of failure codes.
+
+Codes are stable and machine-readable; whatever else is known goes into the `error_message` beside them.
+The first three statuses are img2dataset's own words, so that its users' scripts go on working.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Status(str, Enum):
+    """The fate of one input row, as `fates.parquet` and the shards' Parquet spell it."""
+
+    SUCCESS = "success"
+    FAILED_TO_DOWNLOAD = "failed_to_download"
+    FAILED_TO_RESIZE = "failed_to_resize"
+    FAILED_TO_READ = "failed_to_read"
+    FAILED_TO_COMPUTE = "failed_to_compute"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+
+
+class _Meaning(NamedTuple):
+    status: Status
+    transient: bool
+    text: str
+
+
+class Failure(str, Enum):
+    """Why a row has no result. `status` groups the codes; `transient` ones are worth asking again later."""
+
+    # reading the input
+    UNREADABLE_ROW = "unreadable_row"
+    INVALID_TEXT = "invalid_text"
+    MISSING_IMAGE = "missing_image"
+    # fetching
+    INVALID_URL = "invalid_url"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    PRIVATE_ADDRESS = "private_address"
+    DNS_ERROR = "dns_error"
+    CONNECT_ERROR = "connect_error"
+    TLS_ERROR = "tls_error"
+    TIMEOUT = "timeout"
+    CONNECTION_LOST = "connection_lost"
+    PROTOCOL_ERROR = "protocol_error"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    HTTP_403 = "http_403"
+    HTTP_404 = "http_404"
+    HTTP_410 = "http_410"
+    HTTP_4XX = "http_4xx"
+    HTTP_429 = "http_429"
+    HTTP_5XX = "http_5xx"
+    TOO_MANY_BYTES = "too_many_bytes"
+    EMPTY_BODY = "empty_body"
+    # decoding, resizing, encoding
+    NOT_AN_IMAGE = "not_an_image"
+    DECODE_ERROR = "decode_error"
+    TOO_SMALL = "too_small"
+    TOO_LARGE = "too_large"
+    ASPECT_RATIO = "aspect_ratio"
+    ENCODE_ERROR = "encode_error"
+    # computing
+    IMAGE_UNREADABLE = "image_unreadable"
+    PROCESS_DIED = "process_died"
+
+    @property
+    def status(self) -> Status:
+        return _MEANINGS[self].status
+
+    @property
+    def transient(self) -> bool:
+        return _MEANINGS[self].transient
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return _MEANINGS[self].text
+
+
+_READ, _GET, _RESIZE, _COMPUTE = (
+    Status.FAILED_TO_READ,
+    Status.FAILED_TO_DOWNLOAD,
+    Status.FAILED_TO_RESIZE,
+    Status.FAILED_TO_COMPUTE,
+)
+
+_MEANINGS: dict[Failure, _Meaning] = {
+    Failure.UNREADABLE_ROW: _Meaning(_READ, False, "the row could not be parsed"),
+    Failure.INVALID_TEXT: _Meaning(_READ, False, "the row holds bytes that are not UTF-8"),
+    Failure.MISSING_IMAGE: _Meaning(_READ, False, "the sample has no image"),
+    Failure.INVALID_URL: _Meaning(_GET, False, "no URL, or not a valid one"),
+    Failure.UNSUPPORTED_SCHEME: _Meaning(_GET, False, "only http and https are fetched"),
+    Failure.PRIVATE_ADDRESS: _Meaning(_GET, False, "the host is a private or loopback address"),
+    Failure.DNS_ERROR: _Meaning(_GET, True, "the host's name did not resolve"),
+    Failure.CONNECT_ERROR: _Meaning(_GET, True, "no connection to the host"),
+    Failure.TLS_ERROR: _Meaning(_GET, False, "the TLS handshake or the certificate failed"),
+    Failure.TIMEOUT: _Meaning(_GET, True, "no complete answer before the deadline"),
+    Failure.CONNECTION_LOST: _Meaning(_GET, True, "the connection broke before the body was complete"),
+    Failure.PROTOCOL_ERROR: _Meaning(_GET, False, "the answer is not valid HTTP"),
+    Failure.TOO_MANY_REDIRECTS: _Meaning(_GET, False, "too many redirects"),
+    Failure.HTTP_403: _Meaning(_GET, False, "403 Forbidden"),
+    Failure.HTTP_404: _Meaning(_GET, False, "404 Not Found"),
+    Failure.HTTP_410: _Meaning(_GET, False, "410 Gone"),
+    Failure.HTTP_4XX: _Meaning(_GET, False, "another 4xx answer"),
+    Failure.HTTP_429: _Meaning(_GET, True, "429 Too Many Requests"),
+    Failure.HTTP_5XX: _Meaning(_GET, True, "a 5xx answer"),
+    Failure.TOO_MANY_BYTES: _Meaning(_GET, False, "the body is larger than allowed"),
+    Failure.EMPTY_BODY: _Meaning(_GET, False, "the body is empty"),
+    Failure.NOT_AN_IMAGE: _Meaning(_RESIZE, False, "the body is not an image of a known format"),
+    Failure.DECODE_ERROR: _Meaning(_RESIZE, False, "the image is damaged or cut short"),
+    Failure.TOO_SMALL: _Meaning(_RESIZE, False, "the image is smaller than min_image_size"),
+    Failure.TOO_LARGE: _Meaning(_RESIZE, False, "the image has more pixels than allowed"),
+    Failure.ASPECT_RATIO: _Meaning(_RESIZE, False, "the image is longer than max_aspect_ratio allows"),
+    Failure.ENCODE_ERROR: _Meaning(_RESIZE, False, "the image could not be encoded"),
+    Failure.IMAGE_UNREADABLE: _Meaning(_COMPUTE, False, "a model could not read the stored image"),
+    Failure.PROCESS_DIED: _Meaning(_COMPUTE, False, "the row killed the process that worked on it"),
+}

@@ -1,0 +1,178 @@
+"""What the first bytes of an image file tell: its format, its size in pixels, and whether the file is whole.
+
+Nothing is decoded here, and no more than the header is walked, so this may be asked of any bytes that strangers send.
+Layouts: JPEG ITU-T T.81 annex B, PNG (W3C), WebP container (RFC 9649), GIF89a, BMP (BITMAPFILEHEADER and DIB header),
+TIFF 6.0 and BigTIFF, AVIF (ISO/IEC 23008-12, the `ispe` property).
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Literal
+
+ImageFormat = Literal["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"]
+Size = tuple[int, int]  # width, height, in pixels
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk's type and checksum
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; the sizes that BMP writers use
+_MAX_JPEG_SEGMENTS = 4096  # real files have a few dozen, at most some hundred for large colour profiles and XMP
+_MAX_TIFF_TAGS = 4096
+_AVIF_META = 65536  # bytes; the properties stand at the start of the file
+
+
+def sniff(data: bytes) -> ImageFormat | None:
+    """The format by magic bytes, or None if it is none of ours. Names and Content-Type are not believed."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data.startswith(_PNG):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _DIB_HEADERS:
+        return "bmp"
+    if data[:4] in _TIFF:
+        return "tiff"
+    if data[4:8] == b"ftyp" and _has_avif_brand(data):
+        return "avif"
+    return None
+
+
+def header_size(data: bytes, image_format: ImageFormat) -> Size | None:
+    """Width and height in pixels as the header states them, or None if the header is damaged. Decodes nothing."""
+    try:
+        size = _SIZE_READERS[image_format](data)
+    except (struct.error, IndexError):  # the header ends before its fields do
+        return None
+    return size if size and min(size) > 0 else None
+
+
+def is_truncated(data: bytes, image_format: ImageFormat) -> bool:
+    """Whether the file ends before its format says that it ends.
+
+    JPEG: no end-of-image marker after the first scan starts (before it, thumbnails have markers of their own; inside it,
+    0xFF is always escaped). PNG: no IEND chunk. WebP: fewer bytes than the RIFF header announces (a missing pad byte is
+    forgiven). The other formats are left to the decoder, which refuses them when they are cut.
+    """
+    if image_format == "jpg":
+        return data.rfind(b"\xff\xd9", _jpeg_scan_start(data)) < 0
+    if image_format == "png":
+        return data.rfind(_PNG_END) < 0
+    if image_format == "webp":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8 - 1
+    return False
+
+
+def _has_avif_brand(data: bytes) -> bool:
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    brands = [data[8:12]] + [data[i : i + 4] for i in range(16, end, 4)]
+    return b"avif" in brands or b"avis" in brands
+
+
+def _jpeg_segment(data: bytes, wanted: Callable[[int], bool]) -> int | None:
+    """Offset just behind the first marker whose code is wanted; None if the segments end or make no sense before it."""
+    position = 2
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        position = data.find(b"\xff", position)
+        while 0 <= position < len(data) and data[position] == 0xFF:  # any number of fill bytes may precede a marker
+            position += 1
+        if not 0 <= position < len(data):
+            return None
+        code = data[position]
+        position += 1
+        if wanted(code):
+            return position
+        if code == 0xD9:
+            return None
+        if code not in (0x00, 0x01) and not 0xD0 <= code <= 0xD8:  # all other segments state their length
+            position += max(2, struct.unpack_from(">H", data, position)[0])
+    return None
+
+
+def _jpeg_size(data: bytes) -> Size | None:
+    frame = _jpeg_segment(data, lambda code: 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC))
+    if frame is None:
+        return None
+    height, width = struct.unpack_from(">HH", data, frame + 3)
+    return width, height
+
+
+def _jpeg_scan_start(data: bytes) -> int:
+    try:
+        start = _jpeg_segment(data, lambda code: code == 0xDA)
+    except struct.error:
+        start = None
+    return len(data) if start is None else start
+
+
+def _png_size(data: bytes) -> Size | None:
+    if data[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _webp_size(data: bytes) -> Size | None:
+    chunk = data[12:16]
+    if chunk == b"VP8X":  # 24 bits each, less one
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if chunk == b"VP8L":  # 14 bits each, less one
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":  # 14 bits each; the upper two are a scale
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _gif_size(data: bytes) -> Size:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _bmp_size(data: bytes) -> Size:
+    if data[14] == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    return width, abs(height)  # a negative height means that rows run from the top down
+
+
+def _tiff_size(data: bytes) -> Size | None:
+    """Of the first directory, which is the image that decoders read."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\x00", b"\x00+")
+    directory = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    if directory >= len(data):
+        return None
+    count = struct.unpack_from(order + ("Q" if big else "H"), data, directory)[0]
+    first, entry_bytes, value_at = (directory + 8, 20, 12) if big else (directory + 2, 12, 8)
+    sides: dict[int, int] = {}
+    for i in range(min(count, _MAX_TIFF_TAGS)):
+        entry = first + i * entry_bytes
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if tag in (256, 257) and kind in (3, 4):  # ImageWidth, ImageLength, as SHORT or LONG
+            sides[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + value_at)[0]
+    return (sides[256], sides[257]) if len(sides) == 2 else None
+
+
+def _avif_size(data: bytes) -> Size | None:
+    """The largest `ispe` (image spatial extents): of tiles, alpha planes and the whole, the whole is the largest."""
+    head, sizes, position = data[:_AVIF_META], [], -1
+    while (position := head.find(b"ispe", position + 1)) >= 0 and position + 16 <= len(head):
+        width, height = struct.unpack_from(">II", head, position + 8)
+        sizes.append((width, height))
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+_SIZE_READERS: dict[ImageFormat, Callable[[bytes], Size | None]] = {
+    "jpg": _jpeg_size,
+    "png": _png_size,
+    "webp": _webp_size,
+    "gif": _gif_size,
+    "bmp": _bmp_size,
+    "tiff": _tiff_size,
+    "avif": _avif_size,
+}

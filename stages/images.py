@@ -1,0 +1,257 @@
+"""Images as bytes and arrays: checked, decoded, resized and encoded as img2dataset 1.47 does it, to the byte.
+
+Pixels are `uint8` or `uint16` arrays of shape (height, width) or (height, width, 3), channels in OpenCV's order (BGR). What
+differs from img2dataset on purpose: the size rules are applied to the header, before anything is decoded; a file that is cut
+short is refused whatever the version of OpenCV makes of it; and no header can ask for more than `max_pixels`.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pairsift.stages.fates import Failure
+from pairsift.stages.image_headers import ImageFormat, Size, header_size, is_truncated, sniff
+
+# Workers are processes and threads of ours already; OpenCV's own pool would only fight them for the cores.
+cv2.setNumThreads(1)
+# OpenCV logs each damaged file to stderr; here a damaged file is a fate, and is reported as one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+Pixels = npt.NDArray[Any]
+Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
+
+# Twice what Pillow warns at, where Pillow refuses as well: 179 megapixels, 537 MB of decoded colour.
+MAX_PIXELS = 2 * 89_478_485
+
+_INTERPOLATION: dict[str, int] = {
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "bilinear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+    "lanczos": cv2.INTER_LANCZOS4,
+    "lanczos4": cv2.INTER_LANCZOS4,
+}
+_QUALITY_FLAG: dict[str, int] = {
+    "jpg": cv2.IMWRITE_JPEG_QUALITY,
+    "png": cv2.IMWRITE_PNG_COMPRESSION,
+    "webp": cv2.IMWRITE_WEBP_QUALITY,
+}
+_QUALITY_RANGE = {"jpg": (0, 100), "png": (0, 9), "webp": (1, 101)}
+_WHITE = (255, 255, 255)
+
+
+class ImageError(Exception):
+    """Something is wrong with an image: `failure` is the code of its fate, the message the detail for people."""
+
+    def __init__(self, failure: Failure, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = failure
+
+
+class StoredImage(NamedTuple):
+    """An image as it goes into a shard. Sizes in pixels; the original's are those of the file that came in."""
+
+    data: bytes
+    format: ImageFormat
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+
+
+class ImageOptions(BaseModel):
+    """How an image is checked, resized and encoded: img2dataset's options, under its names and with its defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(256, gt=0, le=16384, description="target side in pixels; resize_mode says which side")
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        "border",
+        description="no: as it is; border: longer side to image_size, padded white to a square; keep_ratio: shorter side to "
+        "image_size; keep_ratio_largest: longer side to image_size; center_crop: keep_ratio, then the square in the middle",
+    )
+    resize_only_if_bigger: bool = Field(False, description="leave images alone that are not larger than image_size")
+    upscale_interpolation: Interpolation = Field("lanczos", description="interpolation where the image grows")
+    downscale_interpolation: Interpolation = Field("area", description="interpolation where the image shrinks")
+    encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="format of the stored image")
+    encode_quality: int = Field(
+        95, ge=0, le=101, description="jpg: 0 to 100; webp: 1 to 100, 101 for lossless; png: compression 0 to 9"
+    )
+    skip_reencode: bool = Field(False, description="store the original bytes where nothing was resized and the format is right")
+    disable_all_reencoding: bool = Field(
+        False, description="store every file as it came, undecoded; sizes are read from its header"
+    )
+    min_image_size: int = Field(0, ge=0, description="images whose shorter side has fewer pixels fail as too_small")
+    max_image_area: float | None = Field(None, gt=0, description="images with more pixels fail as too_large; null: no bound")
+    max_aspect_ratio: float | None = Field(
+        None, ge=1, description="images whose longer side is more than so many times the shorter one fail as aspect_ratio"
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS, gt=0, description="hard bound against decompression bombs, before decoding and after resizing: too_large"
+    )
+
+    @model_validator(mode="after")
+    def _quality_fits_format(self) -> "ImageOptions":
+        low, high = _QUALITY_RANGE[self.encode_format]
+        if not low <= self.encode_quality <= high:
+            raise ValueError(
+                f"encode_quality is {self.encode_quality}; with encode_format {self.encode_format} it must be {low} to {high}"
+            )
+        return self
+
+
+def prepare(data: bytes, options: ImageOptions) -> StoredImage:
+    """Bytes as downloaded → bytes to store. A pure function.
+
+    Where img2dataset's `Resizer` gives bytes for a whole file, these are the same bytes. With `disable_all_reencoding` the
+    file is only looked at: unlike img2dataset, the size rules hold then too, and width and height are known.
+
+    Raises:
+        ImageError: NOT_AN_IMAGE, DECODE_ERROR, TOO_SMALL, TOO_LARGE, ASPECT_RATIO or ENCODE_ERROR.
+    """
+    image_format, size = inspect(data)
+    check_size(size, options)
+    if options.disable_all_reencoding:
+        return StoredImage(data, image_format, *size, *size)
+    pixels = decode(data)
+    original = _size(pixels)
+    if original != size:  # an AVIF's header can state another size than its picture has
+        check_size(original, options)
+    encode_needed = not (options.skip_reencode and _counts_as(data, options.encode_format))
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels, encode_needed = on_white(pixels), True
+    resized = resize(pixels, options)
+    if resized is not None:
+        pixels, encode_needed = resized, True
+    stored = encode(pixels, options) if encode_needed else data
+    return StoredImage(stored, options.encode_format, *_size(pixels), *original)
+
+
+def inspect(data: bytes) -> tuple[ImageFormat, Size]:
+    """Format and (width, height) in pixels of a whole file, from its header. Raises ImageError where there is neither."""
+    image_format = sniff(data)
+    if image_format is None:
+        raise ImageError(Failure.NOT_AN_IMAGE, f"the body starts with {data[:16]!r}")
+    size = header_size(data, image_format)
+    if size is None:
+        raise ImageError(Failure.DECODE_ERROR, f"damaged {image_format} header")
+    if is_truncated(data, image_format):
+        raise ImageError(Failure.DECODE_ERROR, f"{image_format} file is cut short at {len(data)} bytes")
+    return image_format, size
+
+
+def check_size(size: Size, options: ImageOptions) -> None:
+    """The size rules, on width and height in pixels. Raises ImageError with TOO_SMALL, TOO_LARGE or ASPECT_RATIO."""
+    width, height = size
+    area, shorter, longer = width * height, min(size), max(size)
+    shown = f"{width}x{height} pixels"
+    if area > options.max_pixels:
+        raise ImageError(Failure.TOO_LARGE, f"{shown}, max_pixels is {options.max_pixels}")
+    if shorter < options.min_image_size:
+        raise ImageError(Failure.TOO_SMALL, f"{shown}, min_image_size is {options.min_image_size}")
+    if options.max_image_area is not None and area > options.max_image_area:
+        raise ImageError(Failure.TOO_LARGE, f"{shown}, max_image_area is {options.max_image_area:g}")
+    if options.max_aspect_ratio is not None and longer / shorter > options.max_aspect_ratio:
+        raise ImageError(Failure.ASPECT_RATIO, f"{shown}, max_aspect_ratio is {options.max_aspect_ratio:g}")
+
+
+def decode(data: bytes) -> Pixels:
+    """Full-size pixels of the first frame: depth and alpha as they are, EXIF orientation not applied (IMREAD_UNCHANGED).
+
+    Shape (height, width), (height, width, 3) or (height, width, 4). Raises ImageError(DECODE_ERROR).
+    """
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise _image_error(Failure.DECODE_ERROR, error) from error
+    if pixels is None:
+        raise ImageError(Failure.DECODE_ERROR, "the decoder refused the file")
+    return pixels
+
+
+def on_white(pixels: Pixels) -> Pixels:
+    """BGRA (height, width, 4) laid on white: BGR uint8. In float64 and with alpha read as 8 bits, as img2dataset has it."""
+    alpha = pixels[:, :, 3, np.newaxis]
+    matted = alpha / 255 * pixels[..., :3] + 255 - alpha
+    result: Pixels = np.rint(matted.clip(min=0, max=255)).astype(np.uint8)
+    return result
+
+
+def resize(pixels: Pixels, options: ImageOptions) -> Pixels | None:
+    """Pixels in the size that the options ask for; None where they are to be left as they are.
+
+    Sides are rounded half to even, as albumentations does for img2dataset. Raises ImageError with TOO_LARGE where the
+    result would exceed `max_pixels` (a strip one pixel high, enlarged), or DECODE_ERROR for a depth that cannot be resized.
+    """
+    if options.resize_mode == "no":
+        return None
+    width, height = _size(pixels)
+    by_shorter = options.resize_mode in ("keep_ratio", "center_crop")
+    side = min(width, height) if by_shorter else max(width, height)
+    downscale = side > options.image_size
+    if options.resize_only_if_bigger and not downscale:
+        return None
+    scale = options.image_size / side
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if target[0] * target[1] > options.max_pixels:
+        raise ImageError(Failure.TOO_LARGE, f"resized to {target[0]}x{target[1]} pixels, max_pixels is {options.max_pixels}")
+    interpolation = options.downscale_interpolation if downscale else options.upscale_interpolation
+    if target != (width, height):
+        try:
+            pixels = cv2.resize(pixels, dsize=target, interpolation=_INTERPOLATION[interpolation])
+        except cv2.error as error:
+            raise _image_error(Failure.DECODE_ERROR, error) from error
+    if options.resize_mode == "center_crop":
+        return _center_crop(pixels, options.image_size)
+    if options.resize_mode == "border":
+        return _pad_white(pixels, options.image_size)
+    return pixels
+
+
+def encode(pixels: Pixels, options: ImageOptions) -> bytes:
+    """Pixels in `encode_format` at `encode_quality`; 16-bit pixels become 8-bit where the format has no more. Raises
+    ImageError(ENCODE_ERROR), as for a JPEG side of more than 65,500 pixels."""
+    parameters = [_QUALITY_FLAG[options.encode_format], options.encode_quality]
+    try:
+        done, buffer = cv2.imencode(f".{options.encode_format}", pixels, parameters)
+    except cv2.error as error:
+        raise _image_error(Failure.ENCODE_ERROR, error) from error
+    if not done:
+        raise ImageError(Failure.ENCODE_ERROR, f"{pixels.shape[1]}x{pixels.shape[0]} pixels as {options.encode_format}")
+    return buffer.tobytes()
+
+
+def _size(pixels: Pixels) -> Size:
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _center_crop(pixels: Pixels, side: int) -> Pixels:
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def _pad_white(pixels: Pixels, side: int) -> Pixels:
+    """Centred on a square; of an odd number of pixels, the larger part goes to the bottom and the right."""
+    rows, columns = side - pixels.shape[0], side - pixels.shape[1]
+    top, left = rows // 2, columns // 2
+    return cv2.copyMakeBorder(pixels, top, rows - top, left, columns - left, cv2.BORDER_CONSTANT, value=_WHITE)
+
+
+def _counts_as(data: bytes, encode_format: str) -> bool:
+    """Whether `skip_reencode` may keep these bytes. img2dataset asks Python's late `imghdr`, for which a JPEG is one that
+    starts with JFIF, Exif or a quantisation table: others, CMYK of Adobe's among them, are encoded anew."""
+    if encode_format == "jpg":
+        return data[6:10] in (b"JFIF", b"Exif") or data[:4] == b"\xff\xd8\xff\xdb"
+    return sniff(data) == encode_format
+
+
+def _image_error(failure: Failure, error: cv2.error) -> ImageError:
+    """OpenCV's complaint as a fate, unless it is about this machine and not about the image."""
+    if error.code == cv2.Error.StsNoMem:
+        raise MemoryError(error.err) from error
+    return ImageError(failure, str(error.err)[:200])

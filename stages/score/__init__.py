@@ -1,0 +1,1 @@
+"""Scorers: each adds a number to a row and never drops one. One file each."""

@@ -1,0 +1,139 @@
+"""Input files: listing them through fsspec, and opening them.
+
+A local file's uri is its absolute path; any other's is its full URL (`s3://bucket/a.parquet`).
+"""
+
+import glob
+import io
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import infer_compression
+
+from pairsift.stages.base import ConfigError, Source
+
+READ_BUFFER = 1 << 20  # bytes asked of the file system at once
+
+# What file systems call a file's version, the surest first: a content hash, then times.
+_VERSION_KEYS = ("ETag", "etag", "md5Hash", "contentHash", "mtime", "LastModified", "last_modified", "modified", "updated", "created")
+
+
+# Packages behind object stores, which raise errors of their own (no credentials, no such bucket) beside OSError.
+_STORE_PACKAGES = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs"})
+
+
+def list_sources(paths: str | Sequence[str], extensions: Iterable[str]) -> list[Source]:
+    """The files that paths name: in the order of the paths, sorted by name within each, none twice.
+
+    A path is a file, a folder or a glob, local or any fsspec URL. A folder stands for the files right inside it that have one
+    of the extensions (lower case, without the dot, any compression suffix aside) and whose names do not start with "." or "_".
+    A glob's matches are not held to extensions, but such hidden names are left out unless the glob asks for them.
+
+    Raises:
+        ConfigError: where a path matches nothing, or its file system cannot be reached or is not installed.
+    """
+    known = frozenset(extensions)
+    found: dict[str, Source] = {}
+    for path in [paths] if isinstance(paths, str) else paths:
+        for source in _listed(path, known):
+            found.setdefault(source.uri, source)
+    return list(found.values())
+
+
+def extension(uri: str) -> str:
+    """The name's last extension in lower case, without the dot and not counting a compression suffix: "csv" of a.CSV.gz."""
+    name = Path(uri.split("?")[0] if "://" in uri else uri).name
+    if infer_compression(name.lower()):
+        name = name.rpartition(".")[0]
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def open_source(uri: str, *, decompress: bool) -> IO[bytes]:
+    """A seekable binary file (not seekable where decompressed on the way). Errors are the file system's own OSError."""
+    compression = infer_compression(uri.lower()) if decompress else None
+    if "://" not in uri and compression is None:
+        return open(uri, "rb", buffering=READ_BUFFER)
+    filesystem, path = _filesystem(uri)
+    opened = fsspec.core.OpenFile(filesystem, path, mode="rb", compression=compression).open()
+    return io.BufferedReader(opened, READ_BUFFER)
+
+
+def open_arrow(uri: str) -> pa.NativeFile | IO[bytes]:
+    """The same for Arrow's readers: a local file is read by Arrow itself, which spares a copy."""
+    return pa.OSFile(uri) if "://" not in uri else open_source(uri, decompress=False)
+
+
+def _filesystem(path: str) -> tuple[Any, str]:
+    """The file system of a path, and the path in its terms. A path without "://" is local, whatever else it holds."""
+    if "://" not in path:
+        return LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {_one_line(error)}") from error
+    return filesystem, inner
+
+
+def _listed(path: str, known: frozenset[str]) -> list[Source]:
+    if not path:
+        raise ConfigError("an input path is empty: give a file, a folder, a glob or a URL")
+    filesystem, inner = _filesystem(path)
+    try:
+        filesystem.invalidate_cache()  # a listing of an earlier run in this process must not hide new files
+        infos = _infos(filesystem, path, inner, known)
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and type(error).__module__.split(".")[0] not in _STORE_PACKAGES:
+            raise
+        raise ConfigError(f"cannot list {path}: {_one_line(error)}") from error
+    return sorted((_source(filesystem, info) for info in infos), key=lambda source: source.uri)
+
+
+def _infos(filesystem: Any, path: str, inner: str, known: frozenset[str]) -> list[dict[str, Any]]:
+    """What the file system tells of each file that one path names. A name that exists is never read as a glob."""
+    if filesystem.isfile(inner):
+        return [filesystem.info(inner)]
+    if filesystem.isdir(inner):
+        infos = [info for info in filesystem.ls(inner, detail=True) if info["type"] == "file" and not _hidden(info["name"])]
+        infos = [info for info in infos if extension(info["name"]) in known]
+        if not infos:
+            kinds = ", ".join(sorted(known))
+            raise ConfigError(f"nothing matches {path}: the folder has no file of a known kind ({kinds}); try {path.rstrip('/')}/**/*")
+        return infos
+    if not glob.has_magic(inner):
+        raise ConfigError(f"nothing matches {path}: there is no such file or folder")
+    asked = inner.rpartition("/")[2].startswith((".", "_"))
+    matches = filesystem.glob(inner, detail=True).values()
+    infos = [info for info in matches if info["type"] == "file" and (asked or not _hidden(info["name"]))]
+    if not infos:
+        raise ConfigError(f"nothing matches {path}: no file has such a name")
+    return infos
+
+
+def _source(filesystem: Any, info: dict[str, Any]) -> Source:
+    local = isinstance(filesystem, LocalFileSystem)
+    uri = info["name"] if local else filesystem.unstrip_protocol(info["name"])
+    return Source(uri=uri, size=info.get("size"), version=_version(info))
+
+
+def _version(info: dict[str, Any]) -> str:
+    """The same for a file whether it was listed or asked for by name: some file systems give a time as a number in the one
+    case and as a datetime in the other."""
+    value = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
+    if isinstance(value, datetime):
+        value = value.timestamp()
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+def _hidden(name: str) -> bool:
+    return name.rstrip("/").rpartition("/")[2].startswith((".", "_"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

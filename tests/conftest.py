@@ -1,0 +1,149 @@
+"""What all tests share: real photographs, a real web server that keeps a log, tiny CLIP checkpoints, one Ray."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's resizer would ask the network for a newer version
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+PLUGINS = str(Path(__file__).parent / "plugins")
+TEST_DATA = Path(os.environ.get("PAIRSIFT_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
+
+sys.path.insert(0, PLUGINS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLUGINS, os.environ.get("PYTHONPATH")]))  # for Ray's workers
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of shared test data; tests that need it are skipped where it is absent."""
+    if not TEST_DATA.is_dir():
+        pytest.skip("no test data: set PAIRSIFT_TEST_DATA")
+    return TEST_DATA
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, bytes]:
+    """Name → JPEG of real photographs that packages carry."""
+    from pairsift.pipeline.demo import photos as demo_photos
+
+    return {name: answer.body for name, answer in demo_photos.load().items()}
+
+
+@dataclass
+class Request:
+    path: str
+    began: float
+    ended: float
+
+
+@dataclass
+class Web:
+    """A web server on loopback: paths → bodies; every request is logged."""
+
+    files: dict[str, bytes]
+    base: str = ""
+    delay: float = 0.0  # seconds before each answer
+    requests: list[Request] = field(default_factory=list)
+
+    def url(self, name: str) -> str:
+        return f"{self.base}/{name}"
+
+    def paths(self) -> list[str]:
+        return [request.path for request in self.requests]
+
+    def most_at_once(self) -> int:
+        """How many requests were being answered at the same moment, at most."""
+        events = sorted([(r.began, 1) for r in self.requests] + [(r.ended, -1) for r in self.requests])
+        now = most = 0
+        for _, change in events:
+            now += change
+            most = max(most, now)
+        return most
+
+
+@pytest.fixture
+def web(photos: dict[str, bytes]) -> Iterator[Web]:
+    site = Web(dict(photos))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            began = time.monotonic()
+            time.sleep(site.delay)
+            name = self.path.lstrip("/").split("?")[0]
+            body = site.files.get(name)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+            site.requests.append(Request(name, began, time.monotonic()))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, *args: object) -> None:
+            pass  # a client that was killed
+
+    server = Server(("127.0.0.1", 0), Handler)
+    site.base = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield site
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    """Folder of a CLIP checkpoint with random weights, for a seed."""
+    made: dict[int, str] = {}
+
+    def make(seed: int) -> str:
+        if seed not in made:
+            made[seed] = _make_tiny_clip(tmp_path_factory.mktemp(f"clip{seed}"), seed)
+        return made[seed]
+
+    return make
+
+
+def _make_tiny_clip(folder: Path, seed: int) -> str:
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    torch.manual_seed(seed)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    text = {**tower, "vocab_size": len(words), "max_position_embeddings": 77, "eos_token_id": len(words) - 1, "bos_token_id": len(words) - 2}
+    config = CLIPConfig(text_config=text, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=16)
+    CLIPModel(config).eval().save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for all tests that run on it: starting it costs seconds."""
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -1,0 +1,1 @@
+"""Stages as a user's own package would hold them."""

@@ -1,0 +1,83 @@
+import asyncio
+import socket
+
+import pytest
+
+from pairsift.stages.download.addresses import PrivateAddressError, Resolver, is_public, public_socket
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.255.0.3",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",  # the metadata service of most clouds
+        "100.64.0.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "239.1.2.3",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::127.0.0.1",
+        "::ffff:127.0.0.1",
+        "::ffff:a9fe:a9fe",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::1",
+        "2002:7f00:1::",
+        "2001::1",
+        "2001:db8::1",
+        "fc00::1",
+        "fd12:3456::1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fec0::1",
+        "ff02::1",
+        "ff0e::1",
+        "0177.0.0.1",
+        "127.1",
+        "2130706433",
+        "localhost",
+        "",
+    ],
+)
+def test_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_names_are_judged_by_their_addresses() -> None:
+    async def look_up(allow_private: bool) -> list[str]:
+        resolver = Resolver(allow_private)
+        return [result["host"] for result in await resolver.resolve("localhost", 80)]
+
+    assert set(asyncio.run(look_up(allow_private=True))) <= {"127.0.0.1", "::1"}
+    with pytest.raises(PrivateAddressError, match="localhost resolves to"):
+        asyncio.run(look_up(allow_private=False))
+
+
+def test_a_name_no_query_can_carry_does_not_exist() -> None:
+    async def look_up() -> None:
+        await Resolver(allow_private=False).resolve("a" * 64 + ".invalid", 80)
+
+    with pytest.raises(socket.gaierror) as caught:
+        asyncio.run(look_up())
+    assert caught.value.errno == socket.EAI_NONAME
+
+
+def test_sockets_are_made_for_public_addresses_only() -> None:
+    kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+    with public_socket((*kind, ("8.8.8.8", 80))) as made:
+        assert made.type == socket.SOCK_STREAM
+    with pytest.raises(PrivateAddressError):
+        public_socket((*kind, ("127.0.0.1", 80)))

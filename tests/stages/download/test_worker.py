@@ -1,0 +1,32 @@
+import hashlib
+
+import pytest
+
+from pairsift.stages.download.worker import MAX_BACKOFF_SECONDS, RowOptions, backoff, image_row
+from pairsift.stages.fates import Failure
+from pairsift.stages.images import ImageError, ImageOptions
+
+
+def test_rows_are_a_pure_function_of_the_body(photo: bytes) -> None:
+    options = RowOptions(ImageOptions(resize_mode="keep_ratio"), retries=0, extract_exif=True, compute_hash=True)
+    row = image_row(photo, options)
+    assert row == image_row(photo, options)
+    assert row["sha256"] == hashlib.sha256(photo).hexdigest()
+    assert min(row["width"], row["height"]) == 256
+
+
+def test_no_column_that_was_not_asked_for(photo: bytes) -> None:
+    row = image_row(photo, RowOptions(ImageOptions(), retries=0, extract_exif=False, compute_hash=False))
+    assert {"exif", "sha256"}.isdisjoint(row)
+
+
+def test_a_bad_body_is_told_by_code() -> None:
+    with pytest.raises(ImageError) as caught:
+        image_row(b"<html>", RowOptions(ImageOptions(), retries=0, extract_exif=True, compute_hash=True))
+    assert caught.value.failure is Failure.NOT_AN_IMAGE
+
+
+def test_backoff_doubles_within_bounds_and_is_never_the_same_for_all() -> None:
+    for attempt, longest in enumerate([0.5, 1, 2, 4, 8, 8, 8]):
+        waits = [backoff(attempt) for _ in range(50)]
+        assert longest / 2 <= min(waits) < max(waits) <= longest <= MAX_BACKOFF_SECONDS
