@@ -35,6 +35,7 @@ class StageReport:
     failed: int = 0  # rows, of those computed
     seconds: float = 0.0  # in the transform
     bytes: int = 0  # of images written
+    ended: float = 0.0  # when it was done, in seconds since the epoch
 
 
 @dataclass
@@ -191,6 +192,7 @@ class Chain:
         stats.computed += len(rows)
         stats.failed += len(rows) - result["failure"].null_count
         stats.seconds += time.perf_counter() - began
+        stats.ended = time.time()
         if step.makes_images:
             result = self._store_images(unit, step, rows, result, stats)
         ordinals = pa.chunked_array([pa.array(rows + unit.first, pa.int64())])
@@ -228,7 +230,8 @@ class Chain:
 
     @staticmethod
     def _lengths(unit: Unit) -> np.ndarray:
-        return unit.table["image_length"].fill_null(0).to_numpy()
+        lengths: np.ndarray = unit.table["image_length"].fill_null(0).to_numpy()
+        return lengths
 
     def _images(self, unit: Unit, rows: np.ndarray) -> pa.Array:
         """Bytes that travelled with the unit, or the stored ones."""
@@ -276,7 +279,7 @@ def checked(step: Step, batch: pa.Table, result: pa.Table) -> pa.Table:
         raise ContractError(f"{use} returned {len(result)} rows for {len(batch)}")
     extra = set(result.column_names) - set(expected.names) - {"failure", "failure_detail"}
     if extra:
-        raise ContractError(f"{use} returned {sorted(extra)[0]!r}, which its writes() does not name")
+        raise ContractError(f"{use} returned {min(extra)!r}, which its writes() does not name")
     for wanted in expected:
         if wanted.name not in result.column_names:
             raise ContractError(f"{use} did not return {wanted.name!r}, which its writes() names")

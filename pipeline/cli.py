@@ -1,5 +1,6 @@
 """The `pairsift` command."""
 
+import inspect
 import json
 import sys
 import types
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from pairsift.pipeline import show
@@ -23,7 +25,8 @@ from pairsift.stages.base import ConfigError, Filter, Reader, Selector
 DONE, FAILED, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 4  # exit codes; 3, partial, is for a later release
 
 app = typer.Typer(
-    help="Curate image-text pairs: URL lists or datasets in; filtered, de-duplicated webdataset shards out; a fate for every row.",
+    help="Curate image-text pairs: URL lists or datasets in; filtered, de-duplicated webdataset shards out; "
+    "a fate for every row.",
     epilog="Start with `pairsift demo`. Then copy configs/quickstart.yaml, point it at your URLs, and `pairsift plan` it.",
     no_args_is_help=True,
     add_completion=False,
@@ -32,7 +35,9 @@ app = typer.Typer(
 console = Console(highlight=False)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe, YAML or JSON.", show_default=False)]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. stages.2.image_size=512.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. stages.2.image_size=512.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many input rows.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -44,7 +49,9 @@ def run(
     runner: Annotated[str, typer.Option(help="ray: a cluster or all cores of this machine; local: this process.")] = "ray",
     ray_address: Annotated[str | None, typer.Option(help="A cluster to join; default: RAY_ADDRESS, else this machine.")] = None,
     limit: Limit = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Rewrite published shards that another config would fill otherwise.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Rewrite published shards that another config would fill otherwise.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do what a config says, or what is left of it: download, compute, filter, pack.
@@ -68,7 +75,9 @@ def plan(config: ConfigPath, sets: Sets = None, limit: Limit = None, as_json: As
 
 @app.command()
 def status(
-    path: Annotated[Path, typer.Argument(metavar="OUTPUT|CONFIG", help="An output folder, or the config that made it.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="OUTPUT|CONFIG", help="An output folder, or the config that made it.", show_default=False)
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Say how far an output has come, while it runs or after it stopped."""
@@ -86,7 +95,8 @@ def _survey(config: Config, limit: int | None, as_json: bool) -> None:
 
 @app.command()
 def stages(
-    name: Annotated[str | None, typer.Argument(help="One of them, e.g. download.", show_default=False)] = None, as_json: AsJson = False
+    name: Annotated[str | None, typer.Argument(help="One of them, e.g. download.", show_default=False)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List every reader, stage, filter and selector; or the parameters of one."""
     described = [_describe(use) for use in ([name] if name else catalog())]
@@ -105,7 +115,7 @@ def stages(
 def _describe(use: str) -> dict[str, Any]:
     cls = resolve(use, "stages")
     kind = next((n for n, c in (("reader", Reader), ("filter", Filter), ("selector", Selector)) if issubclass(cls, c)), "stage")
-    doc = (cls.__doc__ or "").strip()
+    doc = inspect.cleandoc(cls.__doc__ or "")
     parameters = [
         {
             "name": field.alias or name,
@@ -136,11 +146,10 @@ def _default(value: Any) -> Any:
 
 def _show_stage(item: dict[str, Any]) -> None:
     console.print(f"[bold]{item['use']}[/bold] ({item['kind']})\n\n{escape(item['text'])}\n")
-    table = Table("parameter", "type", "default", "meaning", box=None, header_style="bold")
     for p in item["parameters"]:
-        default = "required" if p["required"] else json.dumps(p["default"])
-        table.add_row(p["name"], escape(p["type"]), escape(default), escape(p["text"]))
-    console.print(table)
+        default = "(required)" if p["required"] else f"= {json.dumps(p['default'])}"
+        console.print(f"  [bold]{p['name']}[/bold]  {escape(p['type'])}  {escape(default)}")
+        console.print(Padding(escape(p["text"]), (0, 0, 0, 6)))
 
 
 @app.command()
@@ -149,7 +158,7 @@ def demo(
     runner: Annotated[str, typer.Option(help="ray or local.")] = "ray",
 ) -> None:
     """See the whole thing work in a minute: real photos over HTTP, planted faults and wrong captions, shards out."""
-    from pairsift.pipeline.demo import demo as run_demo  # noqa: PLC0415 - needs the extra `demo`
+    from pairsift.pipeline.demo import demo as run_demo
 
     run_demo(folder, runner, console)
 

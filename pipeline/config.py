@@ -106,7 +106,7 @@ def _environment(match: re.Match[str]) -> str:
 def _build(data: dict[str, Any]) -> Config:
     unknown = set(data) - set(Config.model_fields)
     if unknown:
-        name = sorted(map(str, unknown))[0]
+        name = min(map(str, unknown))
         raise ConfigError(f"{name}: a config has no such entry{suggestion(name, Config.model_fields)}")
     for name in ("input", "output"):
         if not data.get(name):

@@ -53,9 +53,9 @@ class Cut:
         self.rows = total if limit is None else min(limit, total)
         self.con = duckdb.connect()
         self.con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
-        spill = f"{ledger.work.uri}/tmp" if ledger.work.local else ""
+        spill = f"{ledger.work.uri}/spill" if ledger.work.local else ""
         if spill:
-            self.con.execute(f"SET temp_directory = {_literal(spill)}")
+            self.con.execute(f"SET temp_directory = {literal(spill)}")
         if not ledger.work.local:
             self.con.register_filesystem(ledger.work.filesystem)
         self._done = 0  # steps played
@@ -98,6 +98,14 @@ class Cut:
         counted = self.con.execute(f"SELECT count(*) FROM ({self._source(layer, [])})").fetchone()
         return int(counted[0]) if counted else 0
 
+    def ledger_sql(self) -> str:
+        """SELECT of one row per input row, with the columns of all layers."""
+        intake, *layers = self.plan.layers
+        select = ["i.ordinal", *(f"i.{_name(c)}" for c in intake.columns)]
+        select += [f"l{n}.{_name(c)}" for n, layer in enumerate(layers) for c in layer.columns]
+        joins = [f"LEFT JOIN ({self._source(layer, layer.columns)}) l{n} USING (ordinal)" for n, layer in enumerate(layers)]
+        return f"SELECT {', '.join(select)} FROM ({self._source(intake, intake.columns)}) i {' '.join(joins)}"
+
     def fates(self, shard_rows: int) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
         """One row per input row, in ordinal order, with FATES' columns, and beside it the step where each row stopped
         (null: kept, -1: not read). Call it when nothing is pending."""
@@ -111,7 +119,7 @@ class Cut:
                 FROM state JOIN generation ON ordinal >= first AND ordinal < last WHERE stop IS NULL
             ),
             shards AS (
-                SELECT number, coalesce(sum(shards) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS base
+                SELECT number, sum(shards) OVER (ORDER BY number) - shards AS base
                 FROM (SELECT number, ceil(count(*) / {shard_rows}) AS shards FROM ranked GROUP BY number)
             )
             SELECT s.stop, s.ordinal, i.key, i.uid, {url} AS url,
@@ -137,7 +145,9 @@ class Cut:
         )
         counted = self.con.execute("SELECT count(*) FROM state").fetchone()
         if counted is None or counted[0] != self.rows:
-            raise ConfigError(f"{self._ledger.work.uri}: the input layer is damaged: {counted and counted[0]} of {self.rows} rows are there")
+            raise ConfigError(
+                f"{self._ledger.work.uri}: the input layer is damaged: {counted and counted[0]} of {self.rows} rows are there"
+            )
 
     def _segment(self, first: int, last: int) -> None:
         """Play row-local steps [first, last) on the rows that are alive: one pass over the columns they name."""
@@ -154,14 +164,15 @@ class Cut:
                 if score := step.entry.score():
                     scores.append(f"WHEN {2 * k} THEN TRY_CAST(({score}) AS DOUBLE)")
                 continue
-            whens.append(f"WHEN NOT \"has {k}\" THEN {2 * k + 1} WHEN \"failure {k}\" IS NOT NULL THEN {2 * k}")
+            whens.append(f'WHEN NOT "has {k}" THEN {2 * k + 1} WHEN "failure {k}" IS NOT NULL THEN {2 * k}')
             failures.append(f'WHEN {2 * k} THEN "failure {k}"')
             details.append(f'WHEN {2 * k} THEN "detail {k}"')
         played = f"SELECT *, CASE {' '.join(whens)} END AS mark FROM ({joins})"
         self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE played AS SELECT ordinal, (mark // 2)::INTEGER AS stop, coalesce(mark % 2 = 1, false) AS pending,
-                {_case('mark', failures, 'VARCHAR')} AS failure, {_case('mark', details, 'VARCHAR')} AS detail,
-                {_case('mark', scores, 'DOUBLE')} AS score, NULL::BIGINT AS duplicate_of
+            f"""CREATE OR REPLACE TEMP TABLE played AS SELECT ordinal,
+                (mark // 2)::INTEGER AS stop, coalesce(mark % 2 = 1, false) AS pending,
+                {_case("mark", failures, "VARCHAR")} AS failure, {_case("mark", details, "VARCHAR")} AS detail,
+                {_case("mark", scores, "DOUBLE")} AS score, NULL::BIGINT AS duplicate_of
             FROM ({played})"""
         )
         self._replace_alive("played")
@@ -177,7 +188,9 @@ class Cut:
     def _joins(self, columns: set[str], layers: Sequence[Layer]) -> str:
         """Rows that are alive, with `columns`, and for each stage's layer whether it has the row and how it failed."""
         select, joins = ["s.ordinal"], []
-        for n, layer in enumerate(dict.fromkeys([*layers, *(self.plan.layer_of(c) for c in sorted(columns) if c != "ordinal")])):
+        for n, layer in enumerate(
+            dict.fromkeys([*layers, *(self.plan.layer_of(c) for c in sorted(columns) if c != "ordinal")])
+        ):
             wanted = [c for c in layer.columns if c in columns]
             played = layer in layers
             extra = ["failure", "failure_detail"] if played else []
@@ -185,7 +198,11 @@ class Cut:
             select += [f"l{n}.{_name(c)}" for c in wanted]
             if played:
                 k = next(s.index for s in self.plan.steps if s.layer == layer)
-                select += [f'l{n}.ordinal IS NOT NULL AS "has {k}"', f'l{n}.failure AS "failure {k}"', f'l{n}.failure_detail AS "detail {k}"']
+                select += [
+                    f'l{n}.ordinal IS NOT NULL AS "has {k}"',
+                    f'l{n}.failure AS "failure {k}"',
+                    f'l{n}.failure_detail AS "detail {k}"',
+                ]
         return f"SELECT {', '.join(select)} FROM (SELECT ordinal FROM state WHERE stop IS NULL) s {' '.join(joins)}"
 
     def _select(self, step: Step) -> None:
@@ -197,7 +214,8 @@ class Cut:
         self.con.execute(
             f"""CREATE OR REPLACE TEMP TABLE played AS SELECT r.ordinal,
                 CASE WHEN g.ordinal IS NOT NULL THEN {step.index} END::INTEGER AS stop, false AS pending,
-                NULL::VARCHAR AS failure, NULL::VARCHAR AS detail, g.score::DOUBLE AS score, g.duplicate_of::BIGINT AS duplicate_of
+                NULL::VARCHAR AS failure, NULL::VARCHAR AS detail,
+                g.score::DOUBLE AS score, g.duplicate_of::BIGINT AS duplicate_of
             FROM "rows" r LEFT JOIN ({entry.reduce()}) g USING (ordinal)"""
         )
         self.con.execute('DROP TABLE "rows"')
@@ -216,7 +234,7 @@ class Cut:
         if not paths:
             empty = ", ".join(f"NULL::{_duckdb_type(layer.schema.field(name).type)} AS {_name(name)}" for name in names)
             return f"SELECT {empty} WHERE false"
-        listed = ", ".join(_literal(path) for path in paths)
+        listed = ", ".join(literal(path) for path in paths)
         return f"SELECT {', '.join(map(_name, names))} FROM read_parquet([{listed}]) WHERE ordinal < {self.rows}"
 
     def _status(self) -> str:
@@ -228,14 +246,15 @@ class Cut:
 
     def _labels(self) -> str:
         rules = [step for step in self.plan.steps if not isinstance(step.entry, Stage)]
-        return _case("s.stop", [f"WHEN {s.index} THEN {_literal(s.label)}" for s in rules], "VARCHAR")
+        return _case("s.stop", [f"WHEN {s.index} THEN {literal(s.label)}" for s in rules], "VARCHAR")
 
 
 def _name(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 

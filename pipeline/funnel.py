@@ -23,6 +23,8 @@ class Loss:
 
 @dataclass
 class Funnel:
+    """What a cut made of `rows` input rows: `kept` of them in `shards`, the others in `losses`."""
+
     rows: int
     losses: list[Loss]
     kept: int
@@ -73,4 +75,3 @@ class FunnelCounter:
         if not rows == self._rows == total:
             raise ArithmeticError(f"{rows} input rows, {self._rows} fates, {total} counted: pairsift has lost count")
         return Funnel(rows, losses, self._kept, len(self._shards))
-

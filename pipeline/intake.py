@@ -63,14 +63,18 @@ class Intake:
         taken = {source.uri: source for generation in self.generations() for source in generation.sources}
         listed = self._reader.sources()
         if taken and not any(source.uri in taken for source in listed):
-            raise ConfigError(f"{self._ledger.work.uri}: holds the run of another input; name another `output` or `work`, or remove this one")
+            raise ConfigError(
+                f"{self._ledger.work.uri}: holds the run of another input; name another `output` or `work`, or remove this one"
+            )
         for source in listed:
             if source.uri in taken and taken[source.uri] != source:
-                raise ConfigError(f"{source.uri}: has changed since it was taken in; add new rows as a new file, or use a new `output` and `work`")
+                raise ConfigError(
+                    f"{source.uri}: has changed since it was taken in; add rows as a new file, or name a new `output`"
+                )
         return [source for source in listed if source.uri not in taken]
 
-    def take_in(self, progress: Callable[[int], None] = lambda rows: None) -> list[Generation]:
-        """Take in what is new; returns all generations."""
+    def take_in(self, progress: Callable[[int], None] | None = None) -> list[Generation]:
+        """Take in what is new; returns all generations. `progress` is told how many rows are in."""
         generations = self.generations()
         sources = self.new_sources()
         if not sources:
@@ -82,7 +86,8 @@ class Intake:
             layer0 = _number(table, first_ordinal + rows, self._layer)
             self._ledger.commit(self._layer, first_unit + index, layer0)
             rows += len(table)
-            progress(rows)
+            if progress:
+                progress(rows)
         generation = Generation(
             number=len(generations),
             intake=self._layer.name,
@@ -106,6 +111,7 @@ class Intake:
 
 
 def read_generations(ledger: Ledger) -> list[Generation]:
+    """The generations of a work folder, in order."""
     names = ledger.work.names("generations")
     return [Generation.model_validate_json(ledger.work.read(f"generations/{name}")) for name in names]
 

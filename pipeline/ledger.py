@@ -26,6 +26,7 @@ UNITS_PER_FOLDER = 1000  # so that no folder grows beyond what lists quickly, at
 
 
 def unit_path(unit: int) -> str:
+    """FOLDER/UNIT of a unit's files."""
     return f"{unit // UNITS_PER_FOLDER:06d}/{unit:09d}"
 
 

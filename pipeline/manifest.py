@@ -33,11 +33,13 @@ def claim(output: Folder, plan: Plan, limit: int | None, replace: bool) -> None:
     theirs = read_json(output, "cut.json")
     if theirs is not None:
         if (theirs["input"], theirs["work"]) != (mine["input"], mine["work"]):
-            raise ConfigError(f"{output.uri}: holds the run of another input ({theirs['work']}); name another `output`, or remove this one")
+            raise ConfigError(
+                f"{output.uri}: holds the run of another input ({theirs['work']}); name another `output`, or remove this one"
+            )
         published = output.exists("run.json") and theirs["limit"] is None
         if published and not replace and (theirs["cut"], theirs["limit"]) != (mine["cut"], mine["limit"]):
             raise ConfigError(
-                f"{output.uri}: its published shards were cut by another config; `--replace` rewrites those that change, or name "
+                f"{output.uri}: its published shards were cut by another config; `--replace` rewrites what changes; or name "
                 "another `output` (with the same `work`, nothing is downloaded or computed again)"
             )
     output.write("cut.json", json.dumps(mine, indent=1, sort_keys=True).encode())
@@ -55,6 +57,7 @@ def dump(config: Config) -> dict[str, Any]:
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
+    """A JSON object of ours, or None where there is none. Raises ConfigError for a damaged one."""
     try:
         data = json.loads(folder.read(name))
     except FileNotFoundError:
@@ -69,7 +72,7 @@ class Tally:
     """Adds up unit reports while a run goes on."""
 
     stages: dict[str, StageReport] = field(default_factory=dict)
-    _images: list[tuple[float, int]] = field(default_factory=list)  # (when a unit was done, images it brought)
+    _images: list[tuple[float, int]] = field(default_factory=list)  # (when a unit was downloaded, images it brought)
     began: float = field(default_factory=time.monotonic)
 
     def add(self, report: UnitReport, image_layers: set[str]) -> None:
@@ -80,16 +83,19 @@ class Tally:
             total.seconds += done.seconds
             total.bytes += done.bytes
             if name in image_layers:
-                self._images.append((time.monotonic(), done.computed - done.failed))
+                self._images.append((done.ended, done.computed - done.failed))
 
     def images_per_second(self) -> float | None:
-        """The steady rate: from the first unit's end to the last's; None where fewer than two units had images."""
-        if len(self._images) < 2 or self._images[-1][0] <= self._images[0][0]:
+        """The steady rate, from the end of the first unit's download to the last's; None with fewer than two units."""
+        images = sorted(self._images)
+        if len(images) < 2 or images[-1][0] <= images[0][0]:
             return None
-        return sum(count for _, count in self._images[1:]) / (self._images[-1][0] - self._images[0][0])
+        return sum(count for _, count in images[1:]) / (images[-1][0] - images[0][0])
 
 
-def write_run(output: Folder, plan: Plan, funnel: Funnel, tally: Tally, shards_written: int, limit: int | None) -> dict[str, Any]:
+def write_run(
+    output: Folder, plan: Plan, funnel: Funnel, tally: Tally, shards_written: int, limit: int | None
+) -> dict[str, Any]:
     """Write run.json and return what it says. Its counts add up to `rows`."""
     rejected = {loss.step: loss.rows for loss in funnel.losses if loss.rule}
     failures: Counter[str] = Counter()

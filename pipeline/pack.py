@@ -10,6 +10,7 @@ import base64
 import datetime
 import decimal
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def packed_columns(plan: Plan) -> list[str]:
 
 
 def _is_vector(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
 
 
 def _new_digest(plan: Plan) -> Any:
@@ -135,7 +136,7 @@ def _shards_in(batch: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
     names = kept["shard"].to_numpy(zero_copy_only=False)
     ordinals = kept["ordinal"].to_numpy()
     starts = np.concatenate([[0], np.flatnonzero(names[1:] != names[:-1]) + 1, [len(names)]])
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
+    for start, end in itertools.pairwise(starts):
         yield names[start], ordinals[start:end]
 
 
@@ -261,5 +262,3 @@ def _stats(task: ShardTask) -> dict[str, Any]:
         "status_dict": {Status.SUCCESS.value: task.rows},
         "digest": task.digest,
     }
-
-

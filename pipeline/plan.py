@@ -83,7 +83,7 @@ def make_plan(config: Config) -> Plan:
     """Place and check every entry. Raises ConfigError for a missing column, a wrong type, a model that is none, …"""
     config.input.check()
     intake = intake_layer(config.input)
-    known: dict[str, Layer] = {column: intake for column in intake.columns}
+    known: dict[str, Layer] = dict.fromkeys(intake.columns, intake)
     types = pa.schema([schema.ORDINAL, *(intake.schema.field(c) for c in intake.columns)])
     steps = []
     for index, entry in enumerate(config.stages):
@@ -95,7 +95,7 @@ def make_plan(config: Config) -> Plan:
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
         if step.layer:
-            known |= {column: step.layer for column in step.layer.columns}
+            known |= dict.fromkeys(step.layer.columns, step.layer)
         steps.append(step)
     return Plan(config, intake, tuple(steps))
 
@@ -112,14 +112,14 @@ def _check_columns(reads: Iterable[str], known: dict[str, Layer], place: str) ->
     for column in reads:
         available = {*known, "ordinal"} | ({"image"} if "image_path" in known else set())
         if column not in available:
-            raise ConfigError(f"{place}: needs the column {column!r}, which nothing before it writes{suggestion(column, available)}")
+            raise ConfigError(
+                f"{place}: needs the column {column!r}, which nothing before it writes{suggestion(column, available)}"
+            )
 
 
 def _place(index: int, entry: Entry, known: dict[str, Layer], types: pa.Schema) -> tuple[Step, pa.Schema]:
     if isinstance(entry, Filter):
-        kind = sql.typecheck(entry.predicate(), types)
-        if kind != "BOOLEAN":
-            raise ConfigError(f"{entry.predicate()!r} gives {kind}; a filter needs true or false, for example `{entry.predicate()} > 0`")
+        sql.check_predicate(entry.predicate(), types)
         return Step(index, entry), types
     if isinstance(entry, Selector):
         for expression in entry.key():

@@ -77,7 +77,7 @@ def _die_with_parent(parent: int) -> None:
     """Linux: be killed when the parent is. Elsewhere a child outlives its parent until its one sub-batch is done."""
     if not sys.platform.startswith("linux"):
         return
-    import ctypes  # noqa: PLC0415 - only here, and only on Linux
+    import ctypes
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -93,7 +93,7 @@ def _serve(source: BinaryIO, sink: BinaryIO) -> None:
         with stage.open() as transform:
             answer = transform(batch)
             if isinstance(answer, Awaitable):
-                import asyncio  # noqa: PLC0415 - only async stages need a loop
+                import asyncio
 
                 answer = asyncio.run(_wait(answer))
         stream = BytesIO()
@@ -110,7 +110,7 @@ async def _wait(answer: Awaitable[pa.Table]) -> pa.Table:
 
 
 def _rebuild(module: str, name: str, parameters: dict[str, object]) -> Stage:
-    import importlib  # noqa: PLC0415
+    import importlib
 
     cls: type[Entry] = getattr(importlib.import_module(module), name)
     stage = cls.model_validate(parameters)

@@ -68,7 +68,7 @@ class OnTerminal(Silent):
 
     def advance(self, done: int, note: str = "") -> None:
         self._done += done
-        rate = f"{self._rate():,.0f} {self._unit}/s {note}".rstrip()
+        rate = ", ".join(filter(None, [f"{self._rate():,.3g} {self._unit}/s", note]))
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=rate)
         elif time.monotonic() - self._logged >= LOG_EVERY:

@@ -13,7 +13,7 @@ from pairsift.pipeline.chain import Span, mask_path
 from pairsift.pipeline.config import Config
 from pairsift.pipeline.cut import Cut
 from pairsift.pipeline.funnel import Funnel, FunnelCounter
-from pairsift.pipeline.intake import Generation, Intake
+from pairsift.pipeline.intake import Generation, Intake, unit_rows
 from pairsift.pipeline.ledger import Ledger
 from pairsift.pipeline.manifest import Tally, claim, write_run
 from pairsift.pipeline.plan import Plan, make_plan
@@ -21,6 +21,8 @@ from pairsift.pipeline.progress import Silent
 from pairsift.pipeline.runners import Runner, open_runner
 from pairsift.stages.base import Selector
 from pairsift.stages.storage import Folder
+
+_FEW_SHARDS = 8  # that many are packed here sooner than other processes have started
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Outcome:
     report: dict[str, Any]
 
 
-def run(config: Config, options: Options = Options(), progress: Silent | None = None) -> Outcome:  # noqa: B008 - frozen
+def run(config: Config, options: Options = Options(), progress: Silent | None = None) -> Outcome:
     """Do what is not done yet. Raises ConfigError before anything runs for whatever is wrong with the config."""
     return _Run(config, options, progress or Silent()).go()
 
@@ -103,8 +105,8 @@ class _Run:
             self._write_masks(cut, start)
         span = Span(self._plan, start, end, horizon=end, limit=self._options.limit)
         images = {step.layer.name for step in steps if step.layer and step.makes_images}
-        rows = sum(min(g.unit_rows, g.rows) for g in generations for u in units if g.first_unit <= u < g.first_unit + g.units)
-        self._progress.begin(" → ".join(step.label for step in steps), rows, "rows")
+        bounds = [unit_rows(generations, unit) for unit in units]
+        self._progress.begin(" → ".join(step.label for step in steps), sum(last - first for first, last in bounds), "rows")
         for report in self._runner().process(span, units):
             self._tally.add(report, images)
             self._progress.unit(report)
@@ -141,6 +143,6 @@ class _Run:
 
     def _packed(self, todo: list[pack.ShardTask]) -> Iterator[int]:
         packer = pack.Packer(self._plan)
-        if len(todo) == 1 or self._opened is None and len(todo) < 8:  # not worth a start of Ray
+        if len(todo) < _FEW_SHARDS:
             return map(packer, todo)
-        return self._runner().map(packer, todo) if todo else iter(())
+        return self._runner().map(packer, todo)

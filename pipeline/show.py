@@ -8,21 +8,24 @@ from pairsift.pipeline.funnel import Funnel, Loss
 from pairsift.pipeline.run import Outcome
 from pairsift.pipeline.survey import Survey
 
-_BAR = 24  # characters for all input rows
+_BAR = 16  # characters for all input rows
 
 
 def funnel(console: Console, found: Funnel) -> None:
     """One line per step: what it took out and why, and a bar of what is left."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("step", "lost", "left"):
-        table.add_column(name, justify="left" if name == "step" else "right")
-    table.add_column("")
-    table.add_column("why")
+    table.add_column("step", overflow="fold")
+    table.add_column("lost", justify="right", no_wrap=True)
+    table.add_column("left", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=_BAR)
+    table.add_column("why", overflow="fold")
     left = found.rows
     table.add_row("rows in", "", f"{left:,}", _bar(left, found.rows), "")
     for loss in found.losses:
         left -= loss.rows
-        table.add_row(escape(loss.step), f"{loss.rows:,}" if loss.rows else "-", f"{left:,}", _bar(left, found.rows), _why(loss))
+        table.add_row(
+            escape(loss.step), f"{loss.rows:,}" if loss.rows else "-", f"{left:,}", _bar(left, found.rows), _why(loss)
+        )
     table.add_row("[bold]kept[/bold]", "", f"[bold]{left:,}[/bold]", _bar(left, found.rows), f"in {found.shards:,} shards")
     console.print(table)
     lost = sum(loss.rows for loss in found.losses)
@@ -31,7 +34,7 @@ def funnel(console: Console, found: Funnel) -> None:
 
 def _why(loss: Loss) -> str:
     if loss.rule:
-        return ", ".join(sorted(loss.reasons))
+        return ""
     return escape(", ".join(f"{reason} {rows:,}" for reason, rows in loss.reasons.most_common()))
 
 
@@ -40,14 +43,18 @@ def _bar(rows: int, total: int) -> str:
 
 
 def where(console: Console, outcome: Outcome) -> None:
+    """Where the output lies, and how long it took."""
     config, report = outcome.plan.config, outcome.report
-    console.print(f"shards: {config.output}/shards   every row's fate: {config.output}/fates.parquet", soft_wrap=True, markup=False)
+    console.print(
+        f"shards: {config.output}/shards   every row's fate: {config.output}/fates.parquet", soft_wrap=True, markup=False
+    )
     rate = report["images_per_second"]
     speed = f", {rate:,.0f} images/s downloaded" if rate else ""
     console.print(f"{report['seconds']:.1f} s, {report['shards_written']:,} shards written{speed}", markup=False)
 
 
 def survey(console: Console, found: Survey) -> None:
+    """The steps with what is done and what waits."""
     console.print(f"input: {found.rows:,} rows taken in, {found.units:,} units, {found.generations} generations", markup=False)
     if found.new_sources:
         known = [source.size for source in found.new_sources if source.size is not None]
@@ -66,4 +73,7 @@ def survey(console: Console, found: Survey) -> None:
         console.print("rows that wait at one stage may come on to wait at the next")
     console.print(f"work: {found.work}   output: {found.output}", markup=False, soft_wrap=True)
     if found.report:
-        console.print(f"last run: {found.report['rows']:,} rows, {found.report['kept']:,} kept, {found.report['shards']:,} shards", markup=False)
+        console.print(
+            f"last run: {found.report['rows']:,} rows, {found.report['kept']:,} kept, {found.report['shards']:,} shards",
+            markup=False,
+        )

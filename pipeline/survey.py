@@ -30,6 +30,8 @@ class StepSurvey:
 
 @dataclass
 class Survey:
+    """How far a config has come."""
+
     output: str
     work: str
     rows: int  # taken in so far

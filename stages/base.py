@@ -83,7 +83,7 @@ class Reader(Entry, ABC):
         """The input files in reading order. Looks at listings only. Raises ConfigError where nothing is found."""
 
     @abstractmethod
-    def schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:  # type: ignore[override]  # hides a method that pydantic has deprecated
         """The columns that `read` gives. May look into the first source. Raises ConfigError for a missing column."""
 
     @abstractmethod

@@ -5,7 +5,9 @@ A local file's uri is its absolute path; any other's is its full URL (`s3://buck
 
 import glob
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +22,18 @@ from pairsift.stages.base import ConfigError, Source
 READ_BUFFER = 1 << 20  # bytes asked of the file system at once
 
 # What file systems call a file's version, the surest first: a content hash, then times.
-_VERSION_KEYS = ("ETag", "etag", "md5Hash", "contentHash", "mtime", "LastModified", "last_modified", "modified", "updated", "created")
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "contentHash",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "modified",
+    "updated",
+    "created",
+)
 
 
 # Packages behind object stores, which raise errors of their own (no credentials, no such bucket) beside OSError.
@@ -47,25 +60,34 @@ def list_sources(paths: str | Sequence[str], extensions: Iterable[str]) -> list[
 
 def extension(uri: str) -> str:
     """The name's last extension in lower case, without the dot and not counting a compression suffix: "csv" of a.CSV.gz."""
-    name = Path(uri.split("?")[0] if "://" in uri else uri).name
+    name = Path(uri.split("?", maxsplit=1)[0] if "://" in uri else uri).name
     if infer_compression(name.lower()):
         name = name.rpartition(".")[0]
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-def open_source(uri: str, *, decompress: bool) -> IO[bytes]:
-    """A seekable binary file (not seekable where decompressed on the way). Errors are the file system's own OSError."""
+@contextmanager
+def open_source(uri: str, *, decompress: bool) -> Iterator[IO[bytes]]:
+    """A binary file, seekable where it is not decompressed on the way. Errors are the file system's own, mostly OSError."""
     compression = infer_compression(uri.lower()) if decompress else None
     if "://" not in uri and compression is None:
-        return open(uri, "rb", buffering=READ_BUFFER)
+        with open(uri, "rb", buffering=READ_BUFFER) as local:
+            yield local
+        return
     filesystem, path = _filesystem(uri)
-    opened = fsspec.core.OpenFile(filesystem, path, mode="rb", compression=compression).open()
-    return io.BufferedReader(opened, READ_BUFFER)
+    with fsspec.core.OpenFile(filesystem, path, mode="rb", compression=compression) as opened:
+        if compression and hasattr(opened, "readline"):
+            # A large buffer around gzip's own would lose all that it holds where the file breaks off.
+            yield opened
+        else:
+            yield io.BufferedReader(opened, READ_BUFFER)
 
 
-def open_arrow(uri: str) -> pa.NativeFile | IO[bytes]:
+@contextmanager
+def open_arrow(uri: str) -> Iterator[pa.NativeFile | IO[bytes]]:
     """The same for Arrow's readers: a local file is read by Arrow itself, which spares a copy."""
-    return pa.OSFile(uri) if "://" not in uri else open_source(uri, decompress=False)
+    with pa.OSFile(uri) if "://" not in uri else open_source(uri, decompress=False) as file:
+        yield file
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
@@ -100,26 +122,34 @@ def _infos(filesystem: Any, path: str, inner: str, known: frozenset[str]) -> lis
     if filesystem.isfile(inner):
         return [filesystem.info(inner)]
     if filesystem.isdir(inner):
-        infos = [info for info in filesystem.ls(inner, detail=True) if info["type"] == "file" and not _hidden(info["name"])]
+        infos = [info for info in filesystem.ls(inner, detail=True) if _is_file(filesystem, info) and not _hidden(info["name"])]
         infos = [info for info in infos if extension(info["name"]) in known]
         if not infos:
-            kinds = ", ".join(sorted(known))
-            raise ConfigError(f"nothing matches {path}: the folder has no file of a known kind ({kinds}); try {path.rstrip('/')}/**/*")
+            raise ConfigError(
+                f"nothing matches {path}: the folder itself has no file of a known kind ({', '.join(sorted(known))}); "
+                f"{path.rstrip('/')}/**/* would look below it"
+            )
         return infos
     if not glob.has_magic(inner):
         raise ConfigError(f"nothing matches {path}: there is no such file or folder")
     asked = inner.rpartition("/")[2].startswith((".", "_"))
     matches = filesystem.glob(inner, detail=True).values()
-    infos = [info for info in matches if info["type"] == "file" and (asked or not _hidden(info["name"]))]
+    infos = [info for info in matches if _is_file(filesystem, info) and (asked or not _hidden(info["name"]))]
     if not infos:
         raise ConfigError(f"nothing matches {path}: no file has such a name")
     return infos
 
 
+def _is_file(filesystem: Any, info: dict[str, Any]) -> bool:
+    """A local symbolic link is listed as a link, whatever it points to."""
+    return bool(info["type"] == "file" or (info["type"] != "directory" and filesystem.isfile(info["name"])))
+
+
 def _source(filesystem: Any, info: dict[str, Any]) -> Source:
-    local = isinstance(filesystem, LocalFileSystem)
-    uri = info["name"] if local else filesystem.unstrip_protocol(info["name"])
-    return Source(uri=uri, size=info.get("size"), version=_version(info))
+    if isinstance(filesystem, LocalFileSystem):
+        found = os.stat(info["name"])
+        return Source(uri=info["name"], size=found.st_size, version=str(found.st_mtime_ns))
+    return Source(uri=filesystem.unstrip_protocol(info["name"]), size=info.get("size"), version=_version(info))
 
 
 def _version(info: dict[str, Any]) -> str:

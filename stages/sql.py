@@ -157,7 +157,9 @@ def _hint(name: str, known: list[str]) -> str:
 
 def _parse(expression: str) -> Node:
     """The tree of the one expression that the text is. Raises ConfigError where it is not one."""
-    found = json.loads(_connection().execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {expression}"]).fetchall()[0][0])
+    found = json.loads(
+        _connection().execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {expression}"]).fetchall()[0][0]
+    )
     if found["error"]:
         raise ConfigError(f"the rule {_quote(expression)} is not valid SQL: {found['error_message'].splitlines()[0]}")
     if len(found["statements"]) != 1:
@@ -190,7 +192,9 @@ def _column_names(node: Any, bound: frozenset[str], expression: str) -> Iterator
     if kind == "FUNCTION":
         _check_function(node, expression)
     elif kind is not None and (kind not in _PLAIN or node.get("type") == "GROUPING_FUNCTION"):
-        raise ConfigError(f"the rule {_quote(expression)} holds {_REFUSED.get(kind, kind.lower())}: it must look at one row only")
+        raise ConfigError(
+            f"the rule {_quote(expression)} holds {_REFUSED.get(kind, kind.lower())}: it must look at one row only"
+        )
     for child in node.values():
         yield from _column_names(child, bound, expression)
 
@@ -210,7 +214,8 @@ def _check_function(node: Node, expression: str) -> None:
         raise ConfigError(f"the rule {_quote(expression)} calls {name}() on something: write {name}(…) with it inside")
     kinds = _functions().get(name)
     if kinds is None:
-        raise ConfigError(f"the rule {_quote(expression)} calls {name}(), which is no function of one row in DuckDB{_hint(name, list(_functions()))}")
+        hint = _hint(name, list(_functions()))
+        raise ConfigError(f"the rule {_quote(expression)} calls {name}(), which is no function of one row in DuckDB{hint}")
     if kinds & {"aggregate", "window"} or name == "unnest":
         raise ConfigError(f"the rule {_quote(expression)} calls {name}(), which looks at more than one row")
     if not _pure(name, frozenset()):

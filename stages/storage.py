@@ -7,7 +7,7 @@ by one PUT. Paths are relative to the folder, with "/" between parts.
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import fsspec
 
 
 def is_remote(uri: str) -> bool:
+    """Whether a URI is not on a local disk."""
     return "://" in uri and not uri.startswith("file://")
 
 
@@ -61,10 +62,8 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Removing what is not there is fine."""
-        try:
+        with suppress(FileNotFoundError):
             self.filesystem.rm_file(self.path(name))
-        except FileNotFoundError:
-            pass
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in `folder`; none where it does not exist. No temporary files."""
@@ -122,5 +121,3 @@ def sync_folder(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-

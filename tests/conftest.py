@@ -129,7 +129,13 @@ def _make_tiny_clip(folder: Path, seed: int) -> str:
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     letters = [chr(code) for code in range(33, 127)]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    text = {**tower, "vocab_size": len(words), "max_position_embeddings": 77, "eos_token_id": len(words) - 1, "bos_token_id": len(words) - 2}
+    text = {
+        **tower,
+        "vocab_size": len(words),
+        "max_position_embeddings": 77,
+        "eos_token_id": len(words) - 1,
+        "bos_token_id": len(words) - 2,
+    }
     config = CLIPConfig(text_config=text, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=16)
     CLIPModel(config).eval().save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))

@@ -24,7 +24,7 @@ class Runner(Protocol):
 
 
 def open_runner(name: str, address: str | None = None) -> AbstractContextManager[Runner]:
-    """"ray" or "local". Only the one that is asked for is imported. Raises ConfigError for another name."""
+    """The runner called "ray" or "local". Only the one that is asked for is imported. Raises ConfigError for another name."""
     if name not in ("ray", "local"):
         raise ConfigError(f"runner {name!r}: there are ray and local")
     module = importlib.import_module(f"{__name__}.{name}")

@@ -13,6 +13,8 @@ R = TypeVar("R")
 
 
 class LocalRunner:
+    """One worker, in this process."""
+
     def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
         with _event_loop() as loop, Chain(span) as chain:
             waiting = list(reversed(units))
@@ -55,5 +57,6 @@ async def _report(chain: Chain, unit: int) -> UnitReport:
 
 @contextmanager
 def open_runner(address: str | None = None) -> Iterator[LocalRunner]:
-    del address  # there is nothing to connect to
+    """The runner; there is nothing to start."""
+    del address
     yield LocalRunner()

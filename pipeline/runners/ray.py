@@ -27,9 +27,10 @@ from pairsift.pipeline.runners import UNITS_IN_FLIGHT
 from pairsift.stages.base import ConfigError, Resources
 
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-import ray  # noqa: E402 - reads its switches when it is imported
-import ray.data  # noqa: E402
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs leaves CUDA_VISIBLE_DEVICES alone
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns on stderr of how Ray Data makes its own actors
+import ray
+import ray.data
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -71,9 +72,11 @@ def _unpack(number: int, data: bytes) -> Unit:
 
 
 class RayRunner:
+    """Actor pools on Ray Data; one-off tasks on Ray itself."""
+
     def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
         rows = [{"unit": unit} for unit in units]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         spans = _spans(span)
         for index, part in enumerate(spans):
             resources = _resources(part)
@@ -90,14 +93,19 @@ class RayRunner:
             yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        remote = ray.remote(num_cpus=1)(lambda item: function(item))
+        remote: Any = ray.remote(num_cpus=1)(_apply)
+        shared_function = ray.put(function)
         shared = iter(items)
-        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        running = [remote.remote(item) for item, _ in zip(shared, range(most), strict=False)]
+        most = 2 * max(1, int(_cluster().get("CPU", 1)))
+        running = [remote.remote(shared_function, item) for item, _ in zip(shared, range(most), strict=False)]
         while running:
             done, running = ray.wait(running, num_returns=1)
-            running += [remote.remote(item) for item, _ in zip(shared, done, strict=False)]
+            running += [remote.remote(shared_function, item) for item, _ in zip(shared, done, strict=False)]
             yield from ray.get(done)
+
+
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)
 
 
 def _spans(span: Span) -> list[Span]:
@@ -129,10 +137,15 @@ def _pool(resources: Resources, units: int, chains: int) -> ray.data.ActorPoolSt
 
 
 def _fitting(resources: Resources, chains: int) -> int:
-    there = ray.cluster_resources()
+    there = _cluster()
     if resources.gpus:
         return int(there.get("GPU", 0) // resources.gpus)
     return int(there.get("CPU", 1) // resources.cpus // chains)
+
+
+def _cluster() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # ray has no stub for it
+    return resources
 
 
 def _merged(reports: list[UnitReport]) -> UnitReport:
@@ -160,6 +173,6 @@ def open_runner(address: str | None = None) -> Iterator[RayRunner]:
 def _start(address: str | None) -> None:
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(where, include_dashboard=False if where == "local" else None, logging_level="ERROR", log_to_driver=False)
+        ray.init(where, include_dashboard=False if where == "local" else None, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {where}: {error}") from None

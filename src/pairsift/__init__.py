@@ -1,1 +1,51 @@
-"""x"""
+"""Curate web-scale image-text pairs, and say what became of every row.
+
+import pairsift
+
+results = pairsift.run("recipe.yaml", overrides=["output=out"])   # a path, or a dict of the same shape
+results.report["kept"]
+results.fates()                                        # pyarrow.Table: one row per input row
+results.sql("SELECT status, count(*) FROM fates GROUP BY status")   # DuckDB; `ledger` has every column ever computed
+pairsift.open("out")                                   # an output that is there already
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pairsift.pipeline.config import Config, load_config
+from pairsift.pipeline.results import Results
+from pairsift.pipeline.run import Options
+from pairsift.pipeline.run import run as _run
+from pairsift.pipeline.survey import output_config
+from pairsift.stages.base import ConfigError
+
+__all__ = ["Config", "ConfigError", "Results", "load_config", "open", "run"]
+
+
+def run(
+    config: Config | str | Path | Mapping[str, Any],
+    *,
+    overrides: Iterable[str] = (),
+    runner: str = "ray",
+    ray_address: str | None = None,
+    limit: int | None = None,
+    replace: bool = False,
+) -> Results:
+    """Do what a config says, or what is left of it, and return the results.
+
+    `config` is a file's path, a dict of the same shape, or a Config; `overrides` are "dotted.path=value" strings.
+    `runner` is "ray" (a cluster, or all cores) or "local" (this process). `limit` takes only the first so many rows.
+    `replace` lets published shards be rewritten.
+
+    Raises:
+        ConfigError: before anything runs, for whatever is wrong with the config or the input.
+    """
+    loaded = config if isinstance(config, Config) else load_config(config, overrides)
+    _run(loaded, Options(runner, ray_address, limit, replace))
+    return Results(loaded)
+
+
+def open(output: str | Path) -> Results:  # noqa: A001 - pairsift.open reads well, and nobody imports it by its bare name
+    """The results of an earlier run, by its output folder. Raises ConfigError where there is none."""
+    return Results(output_config(str(output)))

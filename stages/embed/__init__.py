@@ -45,7 +45,9 @@ class Embed(Stage):
     )
     revision: str | None = Field(None, description="branch, tag or commit on the hub; default: its main branch")
     device: Annotated[str, OPERATIONAL] = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (cuda where resources.gpus > 0, else cpu), cpu, cuda, cuda:N"
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (cuda where resources.gpus > 0, else cpu), cpu, cuda, cuda:N",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number format of the model: auto (float16 on cuda, float32 on cpu), float32, bfloat16, float16"
@@ -163,7 +165,7 @@ def _embed_texts(
     """((rows, dim) vectors, which rows have one)."""
     vectors = np.zeros((len(column), encoder.dim), dtype=np.float32)
     captions: Sequence[str | None] = column.to_pylist()
-    said = np.array([bool(ok and caption and not caption.isspace()) for ok, caption in zip(wanted, captions)], dtype=bool)
+    said = wanted & np.array([caption is not None and bool(caption.strip()) for caption in captions], dtype=bool)
     rows = np.flatnonzero(said)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]

@@ -16,6 +16,7 @@ from pairsift.stages.base import ConfigError
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in order of preference; a repository may hold other copies besides
 _SETTINGS = ("*.json", "*.txt")  # configuration, tokenizer, image processor
+_HUB_TIMEOUT = 10.0  # seconds
 _ALTERNATIVES = "use a folder with a CLIP checkpoint, or `model: embedded`"
 
 
@@ -94,13 +95,14 @@ def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 @functools.lru_cache(maxsize=64)  # asks the hub once per process, so that one run sees one commit
 def _find_on_hub(model: str, revision: str | None) -> tuple[str, Path]:
-    """(commit, folder in the hub's cache). Falls back to the cache where there is no network, as the hub's client does."""
-    from huggingface_hub import hf_hub_download
+    """(commit, folder in the hub's cache). Where the hub cannot be reached, what its cache holds will do."""
     from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
 
     where = f"embed: model {model!r}"
     try:
-        config = Path(hf_hub_download(model, "config.json", revision=revision))
+        commit = _commit_on_hub(model, revision)
+        config = Path(hf_hub_download(model, "config.json", revision=commit or revision, local_files_only=commit is None))
     except hub.GatedRepoError as error:
         raise ConfigError(f"{where} is gated on the hub: accept its terms there and log in, or {_ALTERNATIVES}") from error
     except hub.RevisionNotFoundError as error:
@@ -108,13 +110,27 @@ def _find_on_hub(model: str, revision: str | None) -> tuple[str, Path]:
     except hub.RepositoryNotFoundError as error:
         raise ConfigError(f"{where} is not a folder here, and the hub knows no such name; {_ALTERNATIVES}") from error
     except hub.LocalEntryNotFoundError as error:
-        raise ConfigError(f"{where} cannot be fetched: no network, or no hub there; {_ALTERNATIVES}") from error
+        raise ConfigError(f"{where} cannot be fetched: no network or no hub, and not in its cache; {_ALTERNATIVES}") from error
     except hub.EntryNotFoundError as error:
         raise ConfigError(f"{where} has no config.json on the hub: not a checkpoint in transformers' CLIP format") from error
-    except (OSError, hub.HfHubHTTPError, hub.HFValidationError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{where} cannot be fetched from the hub ({reason}); {_ALTERNATIVES}") from error
+    except hub.HFValidationError as error:
+        raise ConfigError(f"{where} is not a name that the hub allows; {_ALTERNATIVES}") from error
     return config.parent.name, config.parent
+
+
+def _commit_on_hub(model: str, revision: str | None) -> str | None:
+    """The commit that `revision` stands for now, or None where the hub cannot be reached. Asks once, without retries."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    # The HTTP library under the hub's client changes with its version; the root of its errors is the first base of this one.
+    transport_error: type[Exception] = hub.HfHubHTTPError.__bases__[0]
+    try:
+        return get_hf_file_metadata(hf_hub_url(model, "config.json", revision=revision), timeout=_HUB_TIMEOUT).commit_hash
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.EntryNotFoundError):
+        raise
+    except (transport_error, OSError):
+        return None
 
 
 def _dimension(model: str, config_file: Path) -> int:

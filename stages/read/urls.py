@@ -9,11 +9,11 @@ from pydantic import Field
 
 from pairsift.stages import schema
 from pairsift.stages.base import OPERATIONAL, ConfigError, Reader, Source
-from pairsift.stages.columns import Pick, pick, require
-from pairsift.stages.delimited import check_header, delimited_columns, delimited_tables
-from pairsift.stages.jsonlines import jsonl_columns, jsonl_tables
-from pairsift.stages.lines import txt_tables
-from pairsift.stages.parquet_rows import parquet_columns, parquet_tables
+from pairsift.stages.read.formats.columns import Pick, pick, require
+from pairsift.stages.read.formats.delimited import check_header, delimited_columns, delimited_tables
+from pairsift.stages.read.formats.jsonlines import jsonl_columns, jsonl_tables
+from pairsift.stages.read.formats.lines import txt_tables
+from pairsift.stages.read.formats.parquet_rows import parquet_columns, parquet_tables
 from pairsift.stages.sources import extension, list_sources
 
 Format = Literal["parquet", "csv", "tsv", "jsonl", "txt"]
@@ -37,8 +37,8 @@ class Urls(Reader):
 
     Gives `url` and `caption` (null where the source has none), then every other column of the first file that has rows, as it
     is: CSV's as text, JSON's by what its first 1000 lines hold, Parquet's with their types. One that is called like a column
-    of pairsift's own (key, width, sha256, …, whatever the case) is carried as `source_NAME`. A later file may lack extra columns
-    (null) or have more (left out), but not other types that do not convert.
+    of pairsift's own (key, width, sha256, …, whatever the case) is carried as `source_NAME`. A later file may lack extra
+    columns (null) or have more (left out), but must not have types that do not convert.
 
     Every row is given. One that cannot be parsed has the failure `unreadable_row`, one with bytes that are not UTF-8
     `invalid_text`, and both a `failure_detail` that says where; those two columns come last in every table. Blank lines are no
@@ -72,7 +72,7 @@ class Urls(Reader):
             raise ConfigError(f"input.path mixes {text} with files of other formats; say input.format, or use a glob")
         return sources
 
-    def schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:  # type: ignore[override]  # pydantic's, long deprecated
         return pa.schema([schema.URL, schema.CAPTION, *(ours for _, ours in self.picks if ours.name not in ("url", "caption"))])
 
     def read(self, source: Source) -> Iterator[pa.Table]:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from pydantic import Field
 
 from pairsift.stages import schema
 from pairsift.stages.base import OPERATIONAL, ConfigError, Reader, Source
-from pairsift.stages.columns import Pick, free_name
 from pairsift.stages.fates import Failure
-from pairsift.stages.jsonlines import fitted, parse_object, typed_columns
-from pairsift.stages.lines import TableBuilder
+from pairsift.stages.read.formats.columns import Pick, free_name
+from pairsift.stages.read.formats.jsonlines import fitted, parse_object, typed_columns
+from pairsift.stages.read.formats.lines import TableBuilder
+from pairsift.stages.read.formats.tars import Broken, Sample, samples
 from pairsift.stages.sources import list_sources
-from pairsift.stages.tars import Broken, Sample, samples
 
 SAMPLE_SAMPLES = 100  # samples looked at for the names and types of JSON fields
 
@@ -35,10 +35,10 @@ class Webdataset(Reader):
     """Samples of webdataset tars (img2dataset's, DataComp's, or anybody's), with their images left where they are.
 
     Gives `url` (of the JSON), `caption` (of the .txt, or where that is missing or empty, of the JSON), `uid` if the JSON has
-    one, `source_key`, the image's place in the tar (`image_path`, `image_offset`, `image_length`, `image_format`), what the JSON
-    says of width, height, original_width, original_height, exif and sha256, and its other fields with types found by looking
-    at the first 100 samples; lists and objects are carried as JSON text. A field that is called like a column of pairsift's
-    own is carried as `source_NAME`; key, status and error_message are left out.
+    one, `source_key`, the image's place (`image_path`, `image_offset`, `image_length`, `image_format`), what the JSON says of
+    width, height, original_width, original_height, exif and sha256, and its other fields with types found by looking at the
+    first 100 samples; lists and objects are carried as JSON text. A field that is called like a column of pairsift's own is
+    carried as `source_NAME`; key, status and error_message are left out.
 
     Every sample is a row. One without an image is `missing_image`; one whose JSON cannot be parsed or does not fit its columns
     `unreadable_row`; one whose text is not UTF-8 `invalid_text`. A damaged tar gives the samples before the damage, then one
@@ -67,21 +67,23 @@ class Webdataset(Reader):
                 raise ConfigError(f"{source.uri} is not a .tar: images are referred to by their place in an uncompressed tar")
         return sources
 
-    def schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:  # type: ignore[override]  # pydantic's, long deprecated
         named = [ours for _, ours in self.picks if ours.name not in ("url", "caption")]
         uid = [field for field in named if field.name == "uid"]
         return pa.schema([*_FIXED, *uid, *_REFERENCE, *(field for field in named if field.name != "uid")])
 
     def read(self, source: Source) -> Iterator[pa.Table]:
-        builder = TableBuilder(self.schema())
+        fields = self.schema()
+        builder = TableBuilder(fields)
         wanted = pa.schema([(name, ours.type) for name, ours in self.picks])
         for sample in samples(source.uri, _TEXTS):
             if isinstance(sample, Broken):
-                row, failure, detail = {"source_key": sample.key}, Failure.UNREADABLE_ROW, sample.detail
+                row: dict[str, Any] = {"source_key": sample.key}
+                yield from builder.add([row.get(name) for name in fields.names], Failure.UNREADABLE_ROW, sample.detail)
             else:
                 row, failure, detail = self._row(sample, wanted, source.uri)
-            size = sum(len(member.data or b"") for member in sample.members.values()) if isinstance(sample, Sample) else 0
-            yield from builder.add([row.get(name) for name in self.schema().names], failure, detail, size)
+                size = sum(len(member.data or b"") for member in sample.members.values())
+                yield from builder.add([row.get(name) for name in fields.names], failure, detail, size)
         yield from builder.rest()
 
     @cached_property
@@ -98,13 +100,17 @@ class Webdataset(Reader):
         return self._picked(pa.schema([]), "")
 
     def _picked(self, found: pa.Schema, uri: str) -> list[Pick]:
-        picks = [Pick(field.name, field) for field in (*_FIXED, pa.field("uid", pa.string())) if field.name in (*found.names, "url")]
+        picks = [
+            Pick(field.name, field) for field in (*_FIXED, pa.field("uid", pa.string())) if field.name in (*found.names, "url")
+        ]
         picks += [Pick(field.name, field) for field in _MEASURED if field.name in found.names]
         used = {name for name, _ in picks} | _DROPPED
         taken = {name.lower() for name, _ in picks} | {field.name for field in _REFERENCE}
         for name in self.extra if self.extra is not None else found.names:
             if name not in found.names:
-                raise ConfigError(f"{uri} has no JSON field {name!r}, which input.extra names; fields: {', '.join(found.names)}")
+                raise ConfigError(
+                    f"{uri} has no JSON field {name!r}, which input.extra names; fields: {', '.join(found.names)}"
+                )
             if name not in used:
                 used.add(name)
                 ours = free_name(name, taken)
@@ -159,5 +165,5 @@ def _expanded(path: str) -> list[str]:
         return [path]
     try:
         return list(braceexpand(path))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise ConfigError(f"{path} has braces that do not match") from error

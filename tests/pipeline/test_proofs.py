@@ -42,11 +42,19 @@ def write_list(path: Path, rows: list[tuple[str | None, str | None]]) -> str:
 def photo_rows(web: Any, count: int) -> list[tuple[str | None, str | None]]:
     """Distinct URLs over the photos there are; every seventh is a 404."""
     names = sorted(web.files)
-    return [(web.url(f"{names[i % len(names)] if i % 7 else 'missing.jpg'}?{i}"), f"caption number {i} of a photo") for i in range(count)]
+    return [
+        (web.url(f"{names[i % len(names)] if i % 7 else 'missing.jpg'}?{i}"), f"caption number {i} of a photo")
+        for i in range(count)
+    ]
 
 
 def recipe(path: str, output: Path, *stages: dict[str, Any], unit_rows: int = 5, **rest: Any) -> dict[str, Any]:
-    return {"input": {"use": "read.urls", "path": path, "unit_rows": unit_rows}, "output": str(output), "stages": list(stages), **rest}
+    return {
+        "input": {"use": "read.urls", "path": path, "unit_rows": unit_rows},
+        "output": str(output),
+        "stages": list(stages),
+        **rest,
+    }
 
 
 def where(keep: str) -> dict[str, Any]:
@@ -95,7 +103,13 @@ def fate_of(output: Path, ordinal: int) -> dict[str, Any]:
 def test_both_runners_give_the_same_bytes(tmp_path: Path, web: Any, tiny_clip: Callable[[int], str], ray_session: None) -> None:
     rows = photo_rows(web, 23)
     path = write_list(tmp_path / "urls.parquet", [*rows, rows[3], (None, "a row without a URL"), rows[4]])
-    stages = [where("length(caption) >= 7"), {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL, *embed(tiny_clip(0)), where("clip_similarity > -2")]
+    stages = [
+        where("length(caption) >= 7"),
+        {"use": "dedup.exact", "by": ["url"]},
+        THUMBNAIL,
+        *embed(tiny_clip(0)),
+        where("clip_similarity > -2"),
+    ]
     for name in RUNNERS:
         outcome = go(recipe(path, tmp_path / name, *stages, shards={"rows": 8}), name)
         assert outcome.funnel.kept > 10
@@ -118,7 +132,9 @@ def test_stages_with_other_resources_get_workers_of_their_own(
 
 def test_a_selector_in_the_middle_spares_what_comes_after(tmp_path: Path, web: Any, runner: str) -> None:
     url = web.url("coffee.jpg")
-    path = write_list(tmp_path / "urls.parquet", [(url, "one"), (web.url("rocket.jpg"), "two"), *[(url, f"again {i}") for i in range(12)]])
+    path = write_list(
+        tmp_path / "urls.parquet", [(url, "one"), (web.url("rocket.jpg"), "two"), *[(url, f"again {i}") for i in range(12)]]
+    )
     go(recipe(path, tmp_path / "out", {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL), runner)
     assert sorted(web.paths()) == ["coffee.jpg", "rocket.jpg"]
     last = fate_of(tmp_path / "out", 13)
@@ -168,7 +184,9 @@ def test_a_changed_model_downloads_nothing(tmp_path: Path, web: Any, tiny_clip: 
     asked = len(web.requests)
     go(recipe(path, tmp_path / "out", THUMBNAIL, *embed(tiny_clip(1))), replace=True)
     assert len(web.requests) == asked
-    assert all(new != old for new, old in zip([r["clip_similarity"] for r in shard_rows(tmp_path / "out")], before, strict=True))
+    assert all(
+        new != old for new, old in zip([r["clip_similarity"] for r in shard_rows(tmp_path / "out")], before, strict=True)
+    )
 
 
 def test_an_added_scorer_runs_alone(tmp_path: Path, web: Any, tiny_clip: Callable[[int], str]) -> None:
@@ -200,12 +218,16 @@ def test_a_loosened_early_filter_computes_only_what_came_alive(tmp_path: Path, w
 
 def test_a_new_file_makes_a_new_generation(tmp_path: Path, web: Any, runner: str) -> None:
     write_list(tmp_path / "in" / "a.parquet", photo_rows(web, 12))
-    config = recipe(str(tmp_path / "in"), tmp_path / "out", {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL, shards={"rows": 4})
+    config = recipe(
+        str(tmp_path / "in"), tmp_path / "out", {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL, shards={"rows": 4}
+    )
     go(config, runner)
     old_fates = pq.read_table(tmp_path / "out" / "fates.parquet")
     old_tree, asked = tree(tmp_path / "out"), len(web.requests)
     times = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "shards").glob("0*")}
-    write_list(tmp_path / "in" / "b.parquet", [*photo_rows(web, 3), (web.url("moon.jpg?new"), "new"), (web.url("cat.jpg?new"), "new")])
+    write_list(
+        tmp_path / "in" / "b.parquet", [*photo_rows(web, 3), (web.url("moon.jpg?new"), "new"), (web.url("cat.jpg?new"), "new")]
+    )
     outcome = go(config, runner)
     assert len(web.requests) == asked + 2  # the three that the first generation had are duplicates of its rows
     fates = pq.read_table(tmp_path / "out" / "fates.parquet")
@@ -224,7 +246,9 @@ def test_a_new_file_makes_a_new_generation(tmp_path: Path, web: Any, runner: str
 def test_kill_9_in_the_middle_resumes_to_the_same_bytes(tmp_path: Path, web: Any) -> None:
     web.delay = 0.1
     path = write_list(tmp_path / "urls.parquet", photo_rows(web, 60))
-    config = recipe(path, tmp_path / "out", {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL, where("width >= 60"), shards={"rows": 20})
+    config = recipe(
+        path, tmp_path / "out", {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL, where("width >= 60"), shards={"rows": 20}
+    )
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
     command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file)]
@@ -272,7 +296,9 @@ def test_a_row_that_kills_its_process_gets_a_fate_in_this_process(tmp_path: Path
     file = tmp_path / "config.json"
     file.write_text(json.dumps(bombs(tmp_path, web)))
     command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--runner", "local"]
-    codes = [subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode for _ in range(3)]
+    codes = [
+        subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode for _ in range(3)
+    ]
     assert codes == [7, 7, 0]
     assert_one_died(tmp_path / "out")
 

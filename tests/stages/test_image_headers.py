@@ -1,5 +1,6 @@
 import io
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from pairsift.stages.image_headers import header_size, is_truncated, sniff
 
 SIZE = (53, 31)
-FORMATS = {
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpg": ("JPEG", {}),
     "jpg, progressive": ("JPEG", {"progressive": True}),
     "png": ("PNG", {}),
@@ -37,7 +38,7 @@ def picture(name: str, size: tuple[int, int] = SIZE) -> bytes:
 def test_format_and_size_are_told(name: str) -> None:
     data = picture(name)
     image_format = sniff(data)
-    assert image_format == name.split(",")[0]
+    assert image_format == name.partition(",")[0]
     assert header_size(data, image_format) == SIZE
     assert not is_truncated(data, image_format)
     assert not is_truncated(data + b"\0\r\n", image_format)  # what follows the end is nobody's business

@@ -138,12 +138,12 @@ def test_same_bytes_on_photographs_from_the_web(their_resizer: Callable[..., Any
 
 
 def test_same_verdicts_on_size(their_resizer: Callable[..., Any]) -> None:
-    rules = {
+    rules: dict[Failure, dict[str, Any]] = {
         Failure.TOO_SMALL: {"min_image_size": 201},
         Failure.TOO_LARGE: {"max_image_area": 59_999.0},
         Failure.ASPECT_RATIO: {"max_aspect_ratio": 1.49},
     }
-    allowed = {"min_image_size": 200, "max_image_area": 60_000.0, "max_aspect_ratio": 1.5}
+    allowed: dict[str, Any] = {"min_image_size": 200, "max_image_area": 60_000.0, "max_aspect_ratio": 1.5}
     data = VARIANTS["png"]
     assert_same(data, their_resizer, **allowed)
     for failure, rule in rules.items():
@@ -158,7 +158,7 @@ def test_undecoded_files_keep_their_bytes_and_have_a_size() -> None:
         stored = prepare(VARIANTS[name], ImageOptions(disable_all_reencoding=True))
         assert stored.data == VARIANTS[name]
         assert (stored.width, stored.height, stored.original_width, stored.original_height) == (300, 200, 300, 200)
-        assert stored.format == {"cmyk": "jpg"}.get(name, name.split(",")[0])
+        assert stored.format == {"cmyk": "jpg"}.get(name, name.partition(",")[0])
 
 
 def failure_of(data: bytes, **options: Any) -> Failure:

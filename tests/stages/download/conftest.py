@@ -5,7 +5,7 @@ import gzip
 import importlib.util
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,9 @@ def alpha_png() -> bytes:
     return bytes(cv2.imencode(".png", pixels)[1])
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 class Server:
     """What the handlers do is looked up by path; `requests` and `most_at_a_time` say what was seen."""
 
@@ -57,7 +60,8 @@ class Server:
         self.under_way += 1
         self.most_at_a_time = max(self.most_at_a_time, self.under_way)
         try:
-            return await getattr(self, request.path.split("/")[1])(request)
+            handler: Handler = getattr(self, request.path.split("/")[1])
+            return await handler(request)
         finally:
             self.under_way -= 1
 

@@ -16,6 +16,8 @@ _META = re.compile(r"__[^/]*__($|/)")
 
 
 class Member(NamedTuple):
+    """Where one member's bytes lie in the tar."""
+
     offset: int  # of its first byte, in the tar
     length: int  # bytes
     data: bytes | None  # only of members that were asked for
@@ -74,7 +76,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]
             raise tarfile.ReadError(f"bad header: {error}") from error
         if info is None:
             return
-        tar.members = []  # type: ignore[assignment]  # or it would keep all headers of a large tar
+        tar.members = []  # type: ignore[attr-defined]  # or it would keep all headers of a large tar
         name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         parts = base_and_extension(name)
         if parts and info.isreg() and not info.issparse() and not _META.match(name):
@@ -99,5 +101,5 @@ def _check_end(tar: tarfile.TarFile, file: IO[bytes]) -> None:
     end = int(tar.offset)
     file.seek(end)
     block = file.read(_BLOCK)
-    if block and block != bytes(_BLOCK):
+    if block.strip(b"\0"):
         raise tarfile.ReadError(f"no valid header at byte {end}")

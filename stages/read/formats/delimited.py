@@ -14,13 +14,15 @@ import pyarrow as pa
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.fates import Failure
-from pairsift.stages.lines import MAX_LINE, Line, TableBuilder, clean, lines
+from pairsift.stages.read.formats.lines import MAX_LINE, Line, TableBuilder, clean, lines
 
 MAX_RECORD_LINES = 10_000  # a quoted field with more line ends than this is taken for a quote that was never closed
 MAX_RECORD_CHARACTERS = 16 << 20
 
 
 class Record(NamedTuple):
+    """One row as the file has it, or what is wrong with it: `fields` is None where it could not be read."""
+
     number: int  # of its first line
     fields: list[str] | None
     failure: Failure | None
@@ -140,7 +142,7 @@ def _records(uri: str, delimiter: str, width: int | None) -> Iterator[Record]:
             yield _recovered(feed, delimiter, width, f"{len(fields)} fields, expected {width}", literal=len(feed.taken) > 1)
 
 
-def _recovered(feed: _Feed, delimiter: str, width: int | None, problem: str, literal: bool = True) -> Record:
+def _recovered(feed: _Feed, delimiter: str, width: int | None, problem: str, *, literal: bool = True) -> Record:
     """The first line of a record that failed, by itself; the others are given back.
 
     If its fields come out right when quotes are taken as plain characters, it is a row (`"So" she said`, and in a TSV, where

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from pairsift.stages import schema
 from pairsift.stages.base import ConfigError
-from pairsift.stages.columns import plain_type
 from pairsift.stages.fates import Failure
+from pairsift.stages.read.formats.columns import plain_type
 from pairsift.stages.sources import READ_BUFFER, open_arrow
 
 MAX_ROWS = 10_000  # rows per table
@@ -25,8 +25,9 @@ def parquet_columns(uri: str) -> pa.Schema:
 def parquet_tables(uri: str, wanted: Sequence[str], text: frozenset[str]) -> Iterator[pa.Table]:
     """The columns `wanted` (those that are there; at least one is), then `failure` and `failure_detail`.
 
-    The columns `text` are strings even where the file says binary; dictionaries are given as their values. Cells with bytes that are not UTF-8 become null and their row an `invalid_text`. Where a row group is damaged, the rest of
-    its rows are `unreadable_row`, and reading goes on with the next.
+    The columns `text` are strings even where the file says binary; dictionaries are given as their values. Cells with
+    bytes that are not UTF-8 become null and their row an `invalid_text`. Where a row group is damaged, the rest of its rows
+    are `unreadable_row`, and reading goes on with the next.
     """
     with open_arrow(uri) as file:
         parquet = _opened(file, uri)
@@ -80,22 +81,22 @@ def _checked(batch: pa.RecordBatch, text: frozenset[str], uri: str, group: int, 
     details: list[str | None] = [None] * batch.num_rows
     columns: dict[str, pa.Array] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        column = _plain(column, name in text)
-        bad = _invalid_rows(column)
-        columns[name] = _nulled(column, bad) if bad else column
+        plain = _plain(column, is_text=name in text)
+        bad = _invalid_rows(plain)
+        columns[name] = _nulled(plain, bad) if bad else plain
         for row in bad:
             failures[row] = Failure.INVALID_TEXT.value
             details[row] = f"{uri} row group {group} row {first + row}: {name} is not UTF-8"
     return _with_failures(pa.table(columns), failures, details)
 
 
-def _plain(column: pa.Array, text: bool) -> pa.Array:
+def _plain(column: pa.Array, *, is_text: bool) -> pa.Array:
     """A dictionary's values; and as text, unchecked, what the file calls binary though it is text."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if text and pa.types.is_binary(column.type):
+    if is_text and pa.types.is_binary(column.type):
         return column.view(pa.string())
-    if text and pa.types.is_large_binary(column.type):
+    if is_text and pa.types.is_large_binary(column.type):
         return column.view(pa.large_string())
     return column
 

@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from pairsift.stages.fates import Failure
-from pairsift.stages.lines import Line, TableBuilder, clean, lines
+from pairsift.stages.read.formats.lines import Line, TableBuilder, clean, lines
 
 SAMPLE_LINES = 1000  # lines looked at for names and types; a key that comes up only later is not carried
 
 
-class Misfit(Exception):
+class MisfitError(Exception):
     """A value that its column cannot hold. Says what was found."""
 
 
-class InvalidText(Exception):
+class InvalidTextError(Exception):
     """Text with half a surrogate pair, which is not Unicode and cannot be stored."""
 
 
@@ -75,10 +75,10 @@ def fitted(
     for field in wanted:
         try:
             values.append(_fit(found.get(field.name), field.type, field.name in plain))
-        except Misfit as misfit:
+        except MisfitError as misfit:
             values.append(None)
             failure, detail = Failure.UNREADABLE_ROW, f"{field.name}: {misfit}"
-        except InvalidText:
+        except InvalidTextError:
             values.append(None)
             if failure is None:
                 failure, detail = Failure.INVALID_TEXT, f"{field.name}: half a surrogate pair"
@@ -126,7 +126,7 @@ def _type(kinds: set[str]) -> pa.DataType:
 
 
 def _fit(value: Any, kind: pa.DataType, plain: bool) -> Any:
-    """The value as a column of this type holds it. Raises Misfit, InvalidText."""
+    """The value as a column of this type holds it. Raises MisfitError, InvalidTextError."""
     if value is None:
         return None
     if pa.types.is_string(kind):
@@ -139,29 +139,29 @@ def _fit(value: Any, kind: pa.DataType, plain: bool) -> Any:
             return _fit_float(value)
         if _fits(value, kind):
             return int(value)
-    raise Misfit(f"expected {kind}, got {_named(value)}")
+    raise MisfitError(f"expected {kind}, got {_named(value)}")
 
 
 def _fit_string(value: Any, plain: bool) -> str:
     if isinstance(value, str):
         if not _storable(value):
-            raise InvalidText
+            raise InvalidTextError
         return value
     if plain and isinstance(value, (bool, list, dict)):
-        raise Misfit(f"expected text, got {_named(value)}")
+        raise MisfitError(f"expected text, got {_named(value)}")
     return json.dumps(value)
 
 
-def _fit_float(value: int | float) -> float:
+def _fit_float(value: float) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise Misfit("a number beyond double") from error
+        raise MisfitError("a number beyond double") from error
 
 
-def _fits(value: int | float, kind: pa.DataType) -> bool:
+def _fits(value: float, kind: pa.DataType) -> bool:
     limit = 1 << (kind.bit_width - 1)
-    return value == value and -limit <= value < limit and int(value) == value
+    return -limit <= value < limit and int(value) == value  # NaN and infinity fail the first
 
 
 def _fits_int64(value: int) -> bool:

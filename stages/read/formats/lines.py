@@ -23,6 +23,8 @@ REPLACEMENT = "\ufffd"  # stands where bytes were not UTF-8
 
 
 class Line(NamedTuple):
+    """One line of a text file, and what is wrong with it."""
+
     number: int  # from 1
     text: str  # with its line end, as in the file
     failure: Failure | None = None  # INVALID_TEXT: text holds replacement characters; UNREADABLE_ROW: text is not to be used
@@ -30,7 +32,7 @@ class Line(NamedTuple):
 
 
 def lines(uri: str) -> Iterator[Line]:
-    """The file's lines, split at "\\n", decompressed by the file's name, without a byte order mark.
+    """The file's lines, split at line feeds, decompressed by the file's name, without a byte order mark.
 
     A compressed file that is damaged gives its lines up to there, then one unreadable line.
 

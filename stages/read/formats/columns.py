@@ -12,7 +12,18 @@ from pairsift.stages.base import ConfigError
 # Names that pairsift gives columns itself, in the ledger or in its output. Compared without case, as SQL does.
 RESERVED = frozenset(
     {value.name for value in vars(schema).values() if isinstance(value, pa.Field)}
-    | {"status", "error_message", "rejected_by", "score", "duplicate_of", "shard", "generation", "unit", "image_embedding", "text_embedding"}
+    | {
+        "status",
+        "error_message",
+        "rejected_by",
+        "score",
+        "duplicate_of",
+        "shard",
+        "generation",
+        "unit",
+        "image_embedding",
+        "text_embedding",
+    }
 )
 _MAPPABLE = frozenset({"url", "caption", "uid"})
 
@@ -109,7 +120,9 @@ def _extras(found: pa.Schema, wanted: Mapping[str, str], extra: Sequence[str] | 
         if count == 0:
             raise ConfigError(f"{uri} has no column {name!r}, which input.extra names; columns: {', '.join(found.names)}")
         if count > 1:
-            raise ConfigError(f"{uri} has the column {name!r} {count} times; leave it out with input.extra: [the columns to carry]")
+            raise ConfigError(
+                f"{uri} has the column {name!r} {count} times; leave it out with input.extra: [the columns to carry]"
+            )
     return [name for name in names if name not in used]
 
 
@@ -123,4 +136,4 @@ def _suggestion(found: pa.Schema) -> str:
 
 def _is_text(kind: pa.DataType) -> bool:
     """Binary too: older writers leave the mark of text off Parquet's strings."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return kind in {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}

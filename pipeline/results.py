@@ -1,0 +1,68 @@
+"""What a run left behind, as Arrow tables and DuckDB relations."""
+
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pairsift.pipeline.config import Config
+from pairsift.pipeline.cut import Cut, literal
+from pairsift.pipeline.intake import read_generations
+from pairsift.pipeline.ledger import Ledger
+from pairsift.pipeline.manifest import read_json
+from pairsift.pipeline.plan import Plan, make_plan
+from pairsift.stages.base import ConfigError
+from pairsift.stages.storage import Folder
+
+
+class Results:
+    """The output and the ledger of one config. Reads when asked; holds no files open but DuckDB's."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def plan(self) -> Plan:
+        return make_plan(self.config)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What run.json says: counts per fate, seconds per stage, versions. Raises ConfigError where no run has ended."""
+        found = read_json(Folder(self.config.output), "run.json")
+        if found is None:
+            raise ConfigError(f"{self.config.output}: no run has ended here yet; `pairsift status` tells how far it is")
+        return found
+
+    def fates(self) -> pa.Table:
+        """One row per input row, in ordinal order: ordinal, key, uid, url, status, code, error_message, rejected_by, score,
+        duplicate_of, shard. `status` is never null."""
+        output = Folder(self.config.output)
+        return pq.read_table(output.path("fates.parquet"), filesystem=None if output.local else output.filesystem)
+
+    def ledger(self) -> pa.Table:
+        """One row per input row with every column that was read or computed; null where a stage was not run on the row.
+
+        Held in memory whole; for a large one, ask `sql` for what you need.
+        """
+        return self.sql("SELECT * FROM ledger ORDER BY ordinal").to_arrow_table()
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """A DuckDB relation over the views `fates` and `ledger`, evaluated when it is fetched."""
+        return self._views.sql(query)
+
+    @cached_property
+    def _views(self) -> duckdb.DuckDBPyConnection:
+        ledger = Ledger(self.config.work)
+        with Cut(self.plan, ledger, read_generations(ledger)) as cut:
+            views = cut.ledger_sql()
+        con = duckdb.connect()
+        con.execute("SET enable_progress_bar = false")
+        output = Folder(self.config.output)
+        if not output.local:
+            con.register_filesystem(output.filesystem)
+        if output.exists("fates.parquet"):
+            con.execute(f"CREATE VIEW fates AS SELECT * FROM read_parquet({literal(output.path('fates.parquet'))})")
+        con.execute(f"CREATE VIEW ledger AS {views}")
+        return con
