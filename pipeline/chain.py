@@ -168,17 +168,18 @@ class Chain:
             missing[done["ordinal"].to_numpy() - unit.first] = False
         rows = np.flatnonzero(missing)
         if len(rows):
-            new = await self._run(unit, step, rows, report)
-            done = merge(done, new)
-            self._ledger.commit(layer, unit.number, done)
-            self._ledger.end_attempt(layer, unit.number)
+            deaths = self._ledger.begin_attempt(layer, unit.number)
+            try:
+                done = merge(done, await self._run(unit, step, rows, deaths, report))
+                self._ledger.commit(layer, unit.number, done)
+            finally:  # an exception is no death: the process lives, and the attempt has ended
+                self._ledger.end_attempt(layer, unit.number)
         if done is not None:
             wanted = self._needed(layer, step.index + 1)
             self._absorb(unit, step, done.select(["ordinal", *wanted, "failure"]))
 
-    async def _run(self, unit: Unit, step: Step, rows: np.ndarray, report: UnitReport) -> pa.Table:
+    async def _run(self, unit: Unit, step: Step, rows: np.ndarray, deaths: int, report: UnitReport) -> pa.Table:
         """The stage's results for `rows` as its layer holds them."""
-        deaths = self._ledger.begin_attempt(_layer(step), unit.number)
         began = time.perf_counter()
         parts = []
         for batch in self._batches(unit, step, rows):
@@ -235,12 +236,12 @@ class Chain:
 
     def _images(self, unit: Unit, rows: np.ndarray) -> pa.Array:
         """Bytes that travelled with the unit, or the stored ones."""
-        selected = unit.table.take(pa.array(rows))
-        if "image" in selected.column_names:
-            images = selected["image"].combine_chunks()
+        if "image" in unit.table.column_names:
+            images = unit.table["image"].take(pa.array(rows)).combine_chunks()
             if images.null_count == 0:
                 return images
-        return self._ledger.read_images(selected)
+        references = unit.table.select(["image_path", "image_offset", "image_length"])
+        return self._ledger.read_images(references.take(pa.array(rows)))
 
 
 def _layer(step: Step) -> Layer:

@@ -65,7 +65,7 @@ class _Run:
         for step in self._plan.steps:
             if step.layer and (notice := step.stage.notice()):
                 self._progress.say(notice)
-        with self._stack:
+        with self._stack, self._progress:
             generations = self._take_in(intake)
             for start, end in self._plan.segments():
                 self._compute(start, end, generations)

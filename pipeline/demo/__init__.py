@@ -60,9 +60,10 @@ def _clear(folder: Path) -> None:
     (folder / _MARK).touch()
 
 
-_NEXT = """
+_QUERY = "SELECT status, code, count(*) FROM fates GROUP BY ALL"
+_NEXT = f"""
 Try next:
-  pairsift status {folder}/out
-  python -c "import pairsift as p; print(p.open('{folder}/out').sql('SELECT status, code, count(*) FROM fates GROUP BY ALL'))"
-  python -c "import webdataset as w; [print(s['__key__'], s['txt']) for s in w.WebDataset('{folder}/out/shards/00000.tar').decode()]"
+  pairsift status {{folder}}/out
+  python -c "import pairsift; print(pairsift.open('{{folder}}/out').sql('{_QUERY}'))"
+  python -c "import webdataset as w; [print(s['__key__'], s['txt']) for s in w.WebDataset('{{folder}}/out/shards/00000.tar').decode()]"
 """

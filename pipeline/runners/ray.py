@@ -48,12 +48,19 @@ class ChainWorker:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         number = int(batch["unit"][0])
-        passed = _unpack(number, batch["table"][0]) if "table" in batch else None
-        work = asyncio.run_coroutine_threadsafe(self._chain.process(number, passed), self._loop)
-        unit, report = work.result()
-        reports = [*(batch["reports"][0] if "reports" in batch else []), _REPORT.dump_json(report).decode()]
-        answer: dict[str, list[Any]] = {"unit": [number], "reports": [reports]}
-        return answer if self._last else answer | {"table": [_pack(unit)]}
+        reports = list(batch["reports"][0]) if "reports" in batch else []
+        refused = batch["refused"][0] if "refused" in batch else ""
+        table = b""
+        if not refused:
+            passed = _unpack(number, batch["table"][0]) if "table" in batch else None
+            try:
+                unit, report = asyncio.run_coroutine_threadsafe(self._chain.process(number, passed), self._loop).result()
+            except ConfigError as error:  # Ray would give the driver its text only
+                refused = str(error)
+            else:
+                reports.append(_REPORT.dump_json(report).decode())
+                table = b"" if self._last else _pack(unit)
+        return {"unit": [number], "reports": [reports], "refused": [refused], "table": [table]}
 
 
 def _pack(unit: Unit) -> bytes:
@@ -90,6 +97,8 @@ class RayRunner:
                 memory=resources.memory,
             )
         for row in dataset.iter_rows():
+            if row["refused"]:
+                raise ConfigError(row["refused"])
             yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

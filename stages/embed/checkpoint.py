@@ -101,8 +101,8 @@ def _find_on_hub(model: str, revision: str | None) -> tuple[str, Path]:
 
     where = f"embed: model {model!r}"
     try:
-        commit = _commit_on_hub(model, revision)
-        config = Path(hf_hub_download(model, "config.json", revision=commit or revision, local_files_only=commit is None))
+        reachable = _is_reachable(model, revision)
+        config = Path(hf_hub_download(model, "config.json", revision=revision, local_files_only=not reachable))
     except hub.GatedRepoError as error:
         raise ConfigError(f"{where} is gated on the hub: accept its terms there and log in, or {_ALTERNATIVES}") from error
     except hub.RevisionNotFoundError as error:
@@ -118,19 +118,23 @@ def _find_on_hub(model: str, revision: str | None) -> tuple[str, Path]:
     return config.parent.name, config.parent
 
 
-def _commit_on_hub(model: str, revision: str | None) -> str | None:
-    """The commit that `revision` stands for now, or None where the hub cannot be reached. Asks once, without retries."""
+def _is_reachable(model: str, revision: str | None) -> bool:
+    """Whether the hub answers. Asks once: the hub's client itself would try for half a minute, and say so line by line.
+
+    Raises the hub's own errors for what it answers that it has not.
+    """
     from huggingface_hub import errors as hub
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     # The HTTP library under the hub's client changes with its version; the root of its errors is the first base of this one.
     transport_error: type[Exception] = hub.HfHubHTTPError.__bases__[0]
     try:
-        return get_hf_file_metadata(hf_hub_url(model, "config.json", revision=revision), timeout=_HUB_TIMEOUT).commit_hash
+        get_hf_file_metadata(hf_hub_url(model, "config.json", revision=revision), timeout=_HUB_TIMEOUT)
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.EntryNotFoundError):
         raise
     except (transport_error, OSError):
-        return None
+        return False
+    return True
 
 
 def _dimension(model: str, config_file: Path) -> int:

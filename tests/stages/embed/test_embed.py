@@ -39,7 +39,9 @@ def test_adds_unit_vectors_in_float16(clip_folder: Path, pairs: MakePairs, pictu
         np.testing.assert_allclose(np.linalg.norm(vectors(result, column), axis=1), 1, atol=2e-3)
 
 
-def test_what_is_no_image_fails_and_what_is_no_caption_is_null(clip_folder: Path, pairs: MakePairs, pictures: list[bytes]) -> None:
+def test_what_is_no_image_fails_and_what_is_no_caption_is_null(
+    clip_folder: Path, pairs: MakePairs, pictures: list[bytes]
+) -> None:
     good, cut = pictures[0], pictures[0][:40]
     table = pairs([good, None, b"", b"not an image", cut, good, good, good], ["a", "b", "c", "d", "e", None, "", " \n"])
     result = run(Embed(model=str(clip_folder)), table)

@@ -14,10 +14,10 @@ for package in embedded._PACKAGES:
 @pytest.mark.parametrize("name, target", [("coco", 0.95), ("fsa_color", 0.88)])
 def test_shipped_heads_tell_matched_from_mismatched_pairs(test_data: Path, name: str, target: float) -> None:
     dataset = load_dataset(test_data / name)
+    assert 0.15 < dataset.held_out.mean() < 0.25
     held_out = dataset.only(dataset.held_out)
-    assert 0.15 < len(held_out.files) / len(dataset.files) < 0.25
     quality = evaluate(load_heads(), extract(FrozenNetworks("cpu"), held_out), held_out.groups, resamples=0)
-    assert quality.auc > target
+    assert quality.auc > target, quality.auc
 
 
 @pytest.mark.parametrize("name", ["coco", "fsa_color"])
@@ -41,9 +41,11 @@ def test_heads_are_the_same_bytes_every_time_and_join_what_belongs_together(tmp_
     sentences = (hidden @ generator.normal(size=(8, 384))).astype(np.float32)
     sentences /= np.linalg.norm(sentences, axis=1, keepdims=True)
     features = Features(pooled, np.zeros((400, 1000), dtype=np.float32), sentences)
-    names = generator.normal(size=(1000, 384)).astype(np.float32)
+    names = np.zeros((1000, 384), dtype=np.float32)  # names that say nothing: the fitted part alone
     files = [tmp_path / "one", tmp_path / "two"]
     for file in files:
         save(fit(features, names), file)
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert evaluate(load_heads(files[0]), features, np.arange(400), resamples=0).auc > 0.9
+    heads, groups = load_heads(files[0]), np.arange(400)
+    assert evaluate(heads, features, groups, resamples=0).auc > 0.75
+    assert evaluate(heads, features._replace(sentences=sentences[::-1]), groups, resamples=0).auc < 0.6
