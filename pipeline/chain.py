@@ -24,6 +24,7 @@ from pairsift.stages.base import Filter, Selector, Transform
 from pairsift.stages.fates import Failure
 
 BATCH_BYTES = 64 << 20  # most bytes of images in one sub-batch
+_CODES = frozenset(failure.value for failure in Failure)
 DEATHS_BEFORE_ISOLATION = 2  # attempts at a unit that never ended, before it is worked on in a child process
 
 
@@ -292,7 +293,8 @@ def checked(step: Step, batch: pa.Table, result: pa.Table) -> pa.Table:
         given = optional.name in result.column_names
         columns.append(result[optional.name].cast(pa.string()) if given else pa.nulls(len(result), pa.string()))
     for code in set(columns[-2].to_pylist()) - {None}:
-        Failure(code)  # ValueError: not one of the closed set
+        if code not in _CODES:
+            raise ContractError(f"{use}: failure {code!r} is not one of fates.Failure")
     return pa.table(columns, names=[*step.writes.names, "failure", "failure_detail"])
 
 

@@ -5,6 +5,8 @@ import json
 import sys
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +61,8 @@ def run(
     Run it again after a stop, or after a change: what is done is not done again. Exit codes: 0 done, 1 failed, 2 bad
     config or input, 4 interrupted.
     """
-    outcome = run_config(load_config(config, sets or ()), Options(runner, ray_address, limit, replace), OnTerminal())
+    with _interruptible():
+        outcome = run_config(load_config(config, sets or ()), Options(runner, ray_address, limit, replace), OnTerminal())
     if as_json:
         print(json.dumps(outcome.report, indent=1))
         return
@@ -160,7 +163,8 @@ def demo(
     """See the whole thing work in a minute: real photos over HTTP, planted faults and wrong captions, shards out."""
     from pairsift.pipeline.demo import demo as run_demo
 
-    run_demo(folder, runner, console)
+    with _interruptible():
+        run_demo(folder, runner, console)
 
 
 def main() -> None:
@@ -169,10 +173,16 @@ def main() -> None:
         app(prog_name="pairsift", standalone_mode=True)
     except ConfigError as error:
         _complain(str(error), BAD_CONFIG)
-    except KeyboardInterrupt:
-        _complain("interrupted; what is done is kept: the same command goes on from here", INTERRUPTED)
     except OSError as error:
         _complain(str(error), FAILED)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _complain("interrupted; what is done is kept: the same command goes on from here", INTERRUPTED)
 
 
 def _complain(message: str, code: int) -> None:

@@ -64,7 +64,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
     try:
         data = yaml.safe_load(text)  # JSON is YAML too
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a config is a mapping with input, output and stages")

@@ -34,6 +34,7 @@ FATES = pa.schema(
 )
 _INPUT = -1  # `stop` of a row that the reader could not read
 _ROWS_PER_BATCH = 1 << 16
+_MARK = '"pairsift mark"'  # where a row stopped, times two, and one more where it is pending; no user's column is called so
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Cut:
             )
             SELECT s.stop, s.ordinal, i.key, i.uid, {url} AS url,
                 {self._status()} AS status, s.failure AS code, s.detail AS error_message, {self._labels()} AS rejected_by,
-                s.score, lpad(s.duplicate_of::VARCHAR, 9, '0') AS duplicate_of,
+                s.score, printf('%09d', s.duplicate_of) AS duplicate_of,
                 CASE WHEN r.place IS NULL THEN NULL
                      ELSE printf('%05d', (shards.base + r.place // {shard_rows})::BIGINT) END AS shard
             FROM state s JOIN ({layers}) i USING (ordinal) LEFT JOIN ranked r USING (ordinal) LEFT JOIN shards USING (number)
@@ -160,19 +161,20 @@ class Cut:
         for step in steps:
             k = step.index
             if isinstance(step.entry, Filter):
-                whens.append(f"WHEN NOT coalesce(TRY(({step.entry.predicate()})), false) THEN {2 * k}")
+                # On lines of their own: an expression may end in a comment.
+                whens.append(f"WHEN NOT coalesce(TRY((\n{step.entry.predicate()}\n)), false) THEN {2 * k}")
                 if score := step.entry.score():
-                    scores.append(f"WHEN {2 * k} THEN TRY_CAST(({score}) AS DOUBLE)")
+                    scores.append(f"WHEN {2 * k} THEN TRY(CAST((\n{score}\n) AS DOUBLE))")
                 continue
             whens.append(f'WHEN NOT "has {k}" THEN {2 * k + 1} WHEN "failure {k}" IS NOT NULL THEN {2 * k}')
             failures.append(f'WHEN {2 * k} THEN "failure {k}"')
             details.append(f'WHEN {2 * k} THEN "detail {k}"')
-        played = f"SELECT *, CASE {' '.join(whens)} END AS mark FROM ({joins})"
+        played = f"SELECT *, CASE {' '.join(whens)} END AS {_MARK} FROM ({joins})"
         self.con.execute(
             f"""CREATE OR REPLACE TEMP TABLE played AS SELECT ordinal,
-                (mark // 2)::INTEGER AS stop, coalesce(mark % 2 = 1, false) AS pending,
-                {_case("mark", failures, "VARCHAR")} AS failure, {_case("mark", details, "VARCHAR")} AS detail,
-                {_case("mark", scores, "DOUBLE")} AS score, NULL::BIGINT AS duplicate_of
+                ({_MARK} // 2)::INTEGER AS stop, coalesce({_MARK} % 2 = 1, false) AS pending,
+                {_case(_MARK, failures, "VARCHAR")} AS failure, {_case(_MARK, details, "VARCHAR")} AS detail,
+                {_case(_MARK, scores, "DOUBLE")} AS score, NULL::BIGINT AS duplicate_of
             FROM ({played})"""
         )
         self._replace_alive("played")
@@ -209,7 +211,7 @@ class Cut:
         entry = step.entry
         assert isinstance(entry, Selector)
         cases = " ".join(f"WHEN ordinal < {g.end_ordinal} THEN {g.number}" for g in self._generations)
-        rows = f"SELECT *, CASE {cases} END AS generation FROM ({self._joins(set(entry.reads()), [])})"
+        rows = f"SELECT *, CASE WHEN false THEN 0 {cases} END AS generation FROM ({self._joins(set(entry.reads()), [])})"
         self.con.execute(f'CREATE OR REPLACE TEMP TABLE "rows" AS {rows}')
         self.con.execute(
             f"""CREATE OR REPLACE TEMP TABLE played AS SELECT r.ordinal,
@@ -263,7 +265,11 @@ def _case(what: str, whens: Sequence[str], kind: str) -> str:
 
 
 def _duckdb_type(kind: pa.DataType) -> str:
-    """What an empty column of this type is called in SQL; only types that a rule can name matter."""
+    """What an empty column of this type is called in SQL. A vector's float16 is FLOAT, as where it is read from Parquet."""
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+        return f"{_duckdb_type(kind.value_type)}[]"
+    if pa.types.is_float16(kind):
+        return "FLOAT"
     table = pa.table({"x": pa.nulls(0, kind)})
     found = duckdb.connect().from_arrow(table)
     return str(found.types[0])

@@ -97,10 +97,13 @@ def write_run(
     output: Folder, plan: Plan, funnel: Funnel, tally: Tally, shards_written: int, limit: int | None
 ) -> dict[str, Any]:
     """Write run.json and return what it says. Its counts add up to `rows`."""
-    rejected = {loss.step: loss.rows for loss in funnel.losses if loss.rule}
+    rejected: dict[str, int] = {}
     failures: Counter[str] = Counter()
     for loss in funnel.losses:
-        failures.update({} if loss.rule else loss.reasons)
+        if loss.rule:  # two rules may have one name
+            rejected[loss.step] = rejected.get(loss.step, 0) + loss.rows
+        else:
+            failures.update(loss.reasons)
     stages = [step for step in plan.steps if step.layer]
     done = {step.label: tally.stages.get(step.layer.name, StageReport()) for step in stages if step.layer}
     models = {step.label: step.stage.identity() for step in stages if isinstance(step.entry, Stage) and step.stage.identity()}

@@ -127,12 +127,18 @@ def _place(index: int, entry: Entry, known: dict[str, Layer], types: pa.Schema) 
         return Step(index, entry), types
     assert isinstance(entry, Stage)
     prefix = f"{entry.as_}_" if entry.as_ else ""
-    writes = pa.schema([f if f.name == "image" else f.with_name(prefix + f.name) for f in entry.writes()])
+    writes = _prefixed(entry.writes(), prefix)
     layer = Layer.of(f"{prefix}{entry.use}-{_stage_fingerprint(entry, known)}", _stored(writes))
     for column in layer.columns:
         if column in known:
             raise ConfigError(f"writes the column {column!r}, which is there already; give this stage a prefix with `as: NAME`")
     return Step(index, entry, layer, writes), pa.schema([*types, *(layer.schema.field(c) for c in layer.columns)])
+
+
+def _prefixed(writes: pa.Schema, prefix: str) -> pa.Schema:
+    """A row has one image: its bytes and its format go by no other name."""
+    kept = {"image", "image_format"} if "image" in writes.names else set()
+    return pa.schema([field if field.name in kept else field.with_name(prefix + field.name) for field in writes])
 
 
 def _stored(writes: pa.Schema) -> pa.Schema:

@@ -105,9 +105,10 @@ class _Run:
             self._write_masks(cut, start)
         span = Span(self._plan, start, end, horizon=end, limit=self._options.limit)
         images = {step.layer.name for step in steps if step.layer and step.makes_images}
+        runner = self._runner()
         bounds = [unit_rows(generations, unit) for unit in units]
         self._progress.begin(" → ".join(step.label for step in steps), sum(last - first for first, last in bounds), "rows")
-        for report in self._runner().process(span, units):
+        for report in runner.process(span, units):
             self._tally.add(report, images)
             self._progress.unit(report)
         self._progress.end()

@@ -86,14 +86,15 @@ def check_predicate(expression: str, schema: pa.Schema) -> None:
 
 
 def evaluate(expression: str, table: pa.Table) -> pa.BooleanArray:
-    """The predicate's truth for each row of `table`, in order, without nulls: null counts as false.
+    """The predicate's truth for each row of `table`, in order, without nulls: null counts as false, and so does a
+    value that DuckDB cannot compute with (a failed cast).
 
     Raises:
-        ConfigError: for a column that `table` does not have, and for a value that DuckDB cannot compute with (a failed cast).
+        ConfigError: for a column that `table` does not have.
     """
     names = columns_of(expression)
     _require(names, table.schema.names, expression)
-    query = f"SELECT coalesce(CAST((\n{expression}\n) AS BOOLEAN), false) FROM rows"
+    query = f"SELECT coalesce(TRY(CAST((\n{expression}\n) AS BOOLEAN)), false) FROM rows"
     return pa.array([row[0] for row in _run(query, table, names, expression)], pa.bool_())
 
 

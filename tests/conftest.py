@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's resizer would ask the network for a newer version
@@ -36,6 +39,42 @@ def photos() -> dict[str, bytes]:
     from pairsift.pipeline.demo import photos as demo_photos
 
     return {name: answer.body for name, answer in demo_photos.load().items()}
+
+
+@pytest.fixture
+def listing(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """The config of an input of these rows; a row is (url, caption), or a dict of all columns."""
+
+    def write(rows: list[Any], name: str = "rows.parquet", **parameters: Any) -> dict[str, Any]:
+        path = tmp_path / name
+        dicts = [row if isinstance(row, dict) else dict(zip(("url", "caption"), row, strict=True)) for row in rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(dicts), path)
+        return {"use": "read.urls", "path": str(path), "unit_rows": 4, **parameters}
+
+    return write
+
+
+@pytest.fixture
+def captions(listing: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The config of an input of these captions, with a URL each that nobody serves."""
+
+    def write(texts: list[str | None], **parameters: Any) -> dict[str, Any]:
+        return listing([(f"http://example.com/{i}.jpg", text) for i, text in enumerate(texts)], **parameters)
+
+    return write
+
+
+@pytest.fixture
+def curate(tmp_path: Path) -> Callable[..., Any]:
+    """Runs stages over an input in this process, and returns the results."""
+    import pairsift
+
+    def run(source: dict[str, Any], *stages: dict[str, Any], output: str = "out", rows: int = 1000, **options: Any) -> Any:
+        config = {"input": source, "output": str(tmp_path / output), "stages": list(stages), "shards": {"rows": rows}}
+        return pairsift.run(config, **{"runner": "local", "replace": True, **options})
+
+    return run
 
 
 @dataclass

@@ -60,10 +60,11 @@ def _clear(folder: Path) -> None:
     (folder / _MARK).touch()
 
 
+_SHARD = "{folder}/out/shards/00000.tar"
 _QUERY = "SELECT status, code, count(*) FROM fates GROUP BY ALL"
 _NEXT = f"""
 Try next:
   pairsift status {{folder}}/out
   python -c "import pairsift; print(pairsift.open('{{folder}}/out').sql('{_QUERY}'))"
-  python -c "import webdataset as w; [print(s['__key__'], s['txt']) for s in w.WebDataset('{{folder}}/out/shards/00000.tar').decode()]"
+  python -c "import webdataset as w; [print(s['__key__'], s['txt']) for s in w.WebDataset('{_SHARD}').decode()]"
 """

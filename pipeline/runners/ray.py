@@ -179,9 +179,26 @@ def open_runner(address: str | None = None) -> Iterator[RayRunner]:
             ray.shutdown()
 
 
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Ray's C++ part tells stderr of its own log level; whatever goes wrong comes as an exception."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _start(address: str | None) -> None:
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(where, include_dashboard=False if where == "local" else None, logging_level=logging.ERROR, log_to_driver=False)
+        with _quiet_stderr():
+            ray.init(
+                where, include_dashboard=False if where == "local" else None, logging_level=logging.ERROR, log_to_driver=False
+            )
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {where}: {error}") from None

@@ -78,7 +78,7 @@ def test_another_family_is_named(copy: Path, config: str, says: str) -> None:
 # The hub's client reads its settings when it is imported, so what asks it runs in a process of its own.
 
 ASK = """
-import json, sys
+import json, pickle, sys
 from pairsift.stages.base import ConfigError
 from pairsift.stages.embed import Embed, checkpoint
 try:
@@ -86,6 +86,7 @@ try:
     stage.check()
     print("identity", stage.identity(), stage.writes().field("image_embedding").type.list_size)
     print("torch" in sys.modules, "transformers" in sys.modules)
+    assert pickle.loads(pickle.dumps(stage))._commit == stage.identity()
     folder = checkpoint.fetch(stage.model, stage._locate())
     print("files", *sorted(file.name for file in folder.iterdir()))
 except ConfigError as error:
@@ -128,7 +129,8 @@ def hub(copy: Path) -> Iterator[str]:
             else:
                 self.answer(404, b"", **{"X-Error-Code": "RepoNotFound"})
 
-        do_HEAD = do_GET
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def answer(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)
