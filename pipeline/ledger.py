@@ -72,14 +72,16 @@ class Ledger:
         except FileNotFoundError:
             return None
         wanted = None if columns is None else ["ordinal", *columns, "failure"]
-        return pq.read_table(pa.BufferReader(data), columns=wanted)
+        table = pq.read_table(pa.BufferReader(data), columns=wanted)
+        return table.cast(pa.schema([layer.schema.field(name) for name in table.column_names]))
 
     def commit(self, layer: Layer, unit: int, table: pa.Table) -> None:
         """Publish the unit's rows of a layer, replacing what was there."""
         if table.schema != layer.schema:
             raise TypeError(f"layer {layer.name} takes {layer.schema}, not {table.schema}")
         sink = BytesIO()
-        pq.write_table(table, sink, compression="zstd", store_schema=True)
+        # Without Arrow's own types, which the layer knows: by them, Arrow before 26 could not read a null embedding.
+        pq.write_table(table, sink, compression="zstd", store_schema=False)
         self.work.write(f"layers/{layer.name}/{unit_path(unit)}.parquet", sink.getvalue())
 
     def write_payload(self, layer: Layer, unit: int, keys: list[str], formats: list[str | None], images: pa.Array) -> pa.Table:

@@ -87,13 +87,12 @@ def make_plan(config: Config) -> Plan:
     types = pa.schema([schema.ORDINAL, *(intake.schema.field(c) for c in intake.columns)])
     steps = []
     for index, entry in enumerate(config.stages):
-        place = f"stages[{index}] ({entry.use})"
-        _check_columns(entry.reads(), known, place)
         try:
+            _check_columns(entry.reads(), known)
             entry.check()
             step, types = _place(index, entry, known, types)
         except ConfigError as error:
-            raise ConfigError(f"{place}: {error}") from None
+            raise ConfigError(f"stages[{index}] ({entry.use}): {error}") from None
         if step.layer:
             known |= dict.fromkeys(step.layer.columns, step.layer)
         steps.append(step)
@@ -108,13 +107,11 @@ def intake_layer(reader: Reader) -> Layer:
     return Layer.of(f"input-{mark}", columns)
 
 
-def _check_columns(reads: Iterable[str], known: dict[str, Layer], place: str) -> None:
+def _check_columns(reads: Iterable[str], known: dict[str, Layer]) -> None:
     for column in reads:
         available = {*known, "ordinal"} | ({"image"} if "image_path" in known else set())
         if column not in available:
-            raise ConfigError(
-                f"{place}: needs the column {column!r}, which nothing before it writes{suggestion(column, available)}"
-            )
+            raise ConfigError(f"needs the column {column!r}, which nothing before it writes{suggestion(column, available)}")
 
 
 def _place(index: int, entry: Entry, known: dict[str, Layer], types: pa.Schema) -> tuple[Step, pa.Schema]:

@@ -5,8 +5,8 @@ instead, the sub-batch is halved, until single rows are left; those get the fate
 the child is a fault of the program and comes back as one.
 """
 
-import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pairsift.pipeline.plan import Step
-from pairsift.stages.base import Entry, Stage
+from pairsift.stages.base import Stage
 from pairsift.stages.fates import Failure
 
 
@@ -52,14 +52,14 @@ def _died(stage: Stage, how: str) -> pa.Table:
 
 def _ask_child(stage: Stage, batch: pa.Table) -> pa.Table | str:
     """The answer, or how the child died. Raises ChildError for an exception inside it."""
-    header = json.dumps([type(stage).__module__, type(stage).__name__, stage.model_dump(mode="json", by_alias=True)])
+    header = pickle.dumps(stage)  # with what it has found out since, such as its model's commit
     sink = BytesIO()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_table(batch)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
         [sys.executable, "-m", __name__, str(os.getpid())],
-        input=header.encode() + b"\n" + sink.getvalue(),
+        input=len(header).to_bytes(8, "big") + header + sink.getvalue(),
         stdout=subprocess.PIPE,
         env=environment,
         check=False,
@@ -86,10 +86,10 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _serve(source: BinaryIO, sink: BinaryIO) -> None:
-    module, name, parameters = json.loads(source.readline())
+    header = source.read(int.from_bytes(source.read(8), "big"))
     batch = pa.ipc.open_stream(source.read()).read_all()
     try:
-        stage = _rebuild(module, name, parameters)
+        stage: Stage = pickle.loads(header)  # noqa: S301 - it comes from our own parent
         with stage.open() as transform:
             answer = transform(batch)
             if isinstance(answer, Awaitable):
@@ -107,15 +107,6 @@ def _serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 async def _wait(answer: Awaitable[pa.Table]) -> pa.Table:
     return await answer
-
-
-def _rebuild(module: str, name: str, parameters: dict[str, object]) -> Stage:
-    import importlib
-
-    cls: type[Entry] = getattr(importlib.import_module(module), name)
-    stage = cls.model_validate(parameters)
-    assert isinstance(stage, Stage)
-    return stage
 
 
 def _main() -> None:

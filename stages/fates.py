@@ -61,6 +61,7 @@ class Failure(str, Enum):
     ENCODE_ERROR = "encode_error"
     # computing
     IMAGE_UNREADABLE = "image_unreadable"
+    NOT_FINITE = "not_finite"
     PROCESS_DIED = "process_died"
 
     @property
@@ -113,5 +114,6 @@ _MEANINGS: dict[Failure, _Meaning] = {
     Failure.ASPECT_RATIO: _Meaning(_RESIZE, False, "the image is longer than max_aspect_ratio allows"),
     Failure.ENCODE_ERROR: _Meaning(_RESIZE, False, "the image could not be encoded"),
     Failure.IMAGE_UNREADABLE: _Meaning(_COMPUTE, False, "a model could not read the stored image"),
+    Failure.NOT_FINITE: _Meaning(_COMPUTE, False, "a model gave a value that is not a finite number"),
     Failure.PROCESS_DIED: _Meaning(_COMPUTE, False, "the row killed the process that worked on it"),
 }

@@ -65,7 +65,7 @@ def _webdataset(world: World) -> Example:
 
 
 def _download(world: World) -> Example:
-    names = ["coffee.jpg", "none.jpg", "rocket.jpg", "page.html", "cat.jpg"]
+    names = ["coffee.jpg", "none.jpg", "rocket.jpg", "page.html", "brick.jpg"]
     world.web.files["page.html"] = b"<html>"
     urls = [*map(world.web.url, names), "http://[", "ftp://a/b", ""]
     return Example({"image_size": 32, "allow_private_addresses": True, "retries": 0}, {"url": urls})

@@ -74,7 +74,9 @@ def test_relative_links_resolve(page: Path) -> None:
 def test_commands_exist(page: Path) -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert {"run", "demo"} <= commands
-    named = re.findall(r"(?:`|^\s*(?:\$ )?)pairsift ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    text = page.read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"^```.*?^```$", text, flags=re.MULTILINE | re.DOTALL))
+    named = re.findall(r"`pairsift ([a-z]+)", text) + re.findall(r"^(?:\$ )?pairsift ([a-z]+)", blocks, re.MULTILINE)
     assert sorted(set(named) - commands) == []
 
 

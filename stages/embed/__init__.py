@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Embed"]
 
 _EMBEDDED = "embedded"
+_DETAILS = {
+    Failure.IMAGE_UNREADABLE: "the bytes are not an image that OpenCV decodes",
+    Failure.NOT_FINITE: "the model gave values that are not finite; with dtype float16, try bfloat16 or float32",
+}
 
 
 class Embed(Stage):
@@ -33,7 +37,8 @@ class Embed(Stage):
 
     - `image_embedding`, `text_embedding`: `fixed_size_list<float16>[dim]`, length 1, dim from the model's configuration.
     - A caption that is null or blank has a null `text_embedding`.
-    - A row whose image cannot be decoded fails with `image_unreadable`; both vectors are null.
+    - A row whose image cannot be decoded fails with `image_unreadable`, one for which the model gives a value that is not
+      finite with `not_finite`; both vectors are null.
 
     On one kind of device the results are a pure function of the batch. On another they differ by rounding.
     """
@@ -129,16 +134,22 @@ class Embed(Stage):
 def _embed(table: pa.Table, encoder: "Encoder", batch_size: int) -> pa.Table:
     images, readable = _embed_images(table.column(schema.IMAGE.name), encoder, batch_size)
     texts, said = _embed_texts(table.column(schema.CAPTION.name), readable, encoder, batch_size)
-    failures = [None if ok else Failure.IMAGE_UNREADABLE.value for ok in readable]
-    details = [None if ok else "the bytes are not an image that OpenCV decodes" for ok in readable]
+    # A NaN must not get into the ledger: SQL sorts it last, so it would pass every threshold.
+    finite: NDArray[np.bool_] = np.isfinite(np.hstack([images, texts])).all(axis=1)
+    failures = [_failure(ok, fine) for ok, fine in zip(readable, finite, strict=True)]
+    details = [None if failure is None else _DETAILS[failure] for failure in failures]
     return pa.table(
         {
-            "image_embedding": _to_column(images, readable),
-            "text_embedding": _to_column(texts, said),
-            schema.FAILURE.name: pa.array(failures, type=schema.FAILURE.type),
+            "image_embedding": _to_column(images, readable & finite),
+            "text_embedding": _to_column(texts, said & finite),
+            schema.FAILURE.name: pa.array([failure and failure.value for failure in failures], type=schema.FAILURE.type),
             schema.FAILURE_DETAIL.name: pa.array(details, type=schema.FAILURE_DETAIL.type),
         }
     )
+
+
+def _failure(readable: bool, finite: bool) -> Failure | None:
+    return Failure.IMAGE_UNREADABLE if not readable else None if finite else Failure.NOT_FINITE
 
 
 def _embed_images(column: pa.ChunkedArray, encoder: "Encoder", batch_size: int) -> "tuple[Floats, NDArray[np.bool_]]":

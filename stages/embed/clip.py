@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.embed.encoder import Floats, unit
@@ -69,11 +69,7 @@ class ClipEncoder:
 
 def load_processor(folder: Path) -> Any:
     """The folder's image processor in the PIL-based version, whose pixels are those CLIP was trained with."""
-    import transformers
-
-    # transformers 5 gave that version a name of its own; the old name stands for torchvision's there.
-    name = "CLIPImageProcessorPil" if hasattr(transformers, "CLIPImageProcessorPil") else "CLIPImageProcessor"
-    return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+    return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
 
 
 def _load(folder: Path) -> Any:

@@ -27,11 +27,8 @@ class Encoder(Protocol):
 
 
 def unit(vectors: Floats) -> Floats:
-    """The rows scaled to length 1; a row of zeros stays as it is.
-
-    Raises FloatingPointError for values that are not finite: a NaN would pass every threshold, for SQL sorts it last.
-    """
-    if not np.isfinite(vectors).all():
-        raise FloatingPointError("the model gave values that are not finite; with dtype float16, try bfloat16 or float32")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+    """The rows scaled to length 1; a row of zeros stays as it is, and one with a value that is not finite becomes all NaN."""
+    finite = np.isfinite(vectors).all(axis=1, keepdims=True)
+    clean = np.where(finite, vectors, np.float32(0))
+    lengths = np.linalg.norm(clean, axis=1, keepdims=True)
+    return np.asarray(np.where(finite, clean / np.maximum(lengths, 1e-12), np.nan), dtype=np.float32)

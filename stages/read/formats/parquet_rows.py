@@ -15,6 +15,9 @@ from pairsift.stages.sources import READ_BUFFER, open_arrow
 MAX_ROWS = 10_000  # rows per table
 MAX_BYTES = 64 << 20  # uncompressed bytes per table, by the row group's average
 
+# Arrow before 26 cannot read a column of fixed-size lists that has a null in it (apache/arrow#35692).
+_READS_NULL_FIXED_LISTS = int(pa.__version__.split(".")[0]) >= 26
+
 
 def parquet_columns(uri: str) -> pa.Schema:
     """The columns, from the footer. Raises ConfigError where the file is not Parquet."""
@@ -27,11 +30,15 @@ def parquet_tables(uri: str, wanted: Sequence[str], text: frozenset[str]) -> Ite
 
     The columns `text` are strings even where the file says binary; dictionaries are given as their values. Cells with
     bytes that are not UTF-8 become null and their row an `invalid_text`. Where a row group is damaged, the rest of its rows
-    are `unreadable_row`, and reading goes on with the next.
+    are `unreadable_row`, and reading goes on with the next. Where Arrow is older than 26 and a column has fixed-size lists,
+    they are lists, and columns have the types of Parquet, which may be wider than those of `parquet_columns`.
     """
     with open_arrow(uri) as file:
         parquet = _opened(file, uri)
-        columns = [name for name in wanted if name in parquet.schema_arrow.names]
+        found = parquet.schema_arrow
+        columns = [name for name in wanted if name in found.names]
+        if not _READS_NULL_FIXED_LISTS and any(_holds_fixed_lists(found.field(name).type) for name in columns):
+            parquet = _opened_without_arrow_types(file)
         for group in range(parquet.metadata.num_row_groups):
             yield from _group_tables(parquet, group, columns, text, uri)
 
@@ -42,6 +49,21 @@ def _opened(file: Any, uri: str) -> pq.ParquetFile:
         return pq.ParquetFile(file, buffer_size=READ_BUFFER, pre_buffer=False)
     except pa.ArrowInvalid as error:
         raise ConfigError(f"{uri} is not a Parquet file: {' '.join(str(error).split())}") from error
+
+
+def _holds_fixed_lists(kind: pa.DataType) -> bool:
+    inner = (kind.field(i).type for i in range(kind.num_fields))
+    return pa.types.is_fixed_size_list(kind) or any(map(_holds_fixed_lists, inner))
+
+
+def _opened_without_arrow_types(file: Any) -> pq.ParquetFile:
+    """The file with Parquet's own types: it knows lists, and that they have a fixed size stands only in Arrow's schema, in the
+    footer's metadata, where Arrow does not find it under another name."""
+    size = file.size()
+    length = int.from_bytes(file.read_at(8, size - 8)[:4], "little")
+    footer = file.read_at(length + 8, size - 8 - length).replace(b"ARROW:schema", b"arrow-schema")
+    metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
+    return pq.ParquetFile(file, metadata=metadata, buffer_size=READ_BUFFER, pre_buffer=False)
 
 
 def _group_tables(

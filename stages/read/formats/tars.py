@@ -69,7 +69,7 @@ def samples(uri: str, texts: frozenset[str]) -> Iterator[Sample | Broken]:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    while True:
+    while tar.offset > 0:  # it is 0 if opening found no member at all: Python 3.10 would then seek to -1
         try:
             info = tar.next()
         except ValueError as error:  # numbers in extended headers

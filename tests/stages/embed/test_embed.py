@@ -1,4 +1,5 @@
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,21 @@ def test_what_is_no_image_fails_and_what_is_no_caption_is_null(
     assert result["text_embedding"].is_null().to_pylist() == [False, *[True] * 7]
     images = vectors(result, "image_embedding")
     np.testing.assert_allclose(images, images[:1].repeat(4, axis=0), atol=1e-3)
+
+
+def test_values_that_are_not_finite_fail_their_rows(
+    clip_folder: Path, pairs: MakePairs, pictures: list[bytes], tmp_path: Path
+) -> None:
+    """A model that overflows, as some do in float16."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(clip_folder, tmp_path / "overflowing")
+    weights = load_file(folder / "model.safetensors")
+    weights["text_projection.weight"] *= 1e39
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = run(Embed(model=str(folder)), pairs(pictures[:2], ["a cat", None]))
+    assert result["failure"].to_pylist() == ["not_finite", None]
+    assert result["image_embedding"].is_null().to_pylist() == [True, False]
 
 
 def test_rows_keep_their_places_over_batches(clip_folder: Path, pairs: MakePairs, pictures: list[bytes]) -> None:

@@ -274,8 +274,32 @@ def test_parquet_extras_keep_their_types(tmp_path: Path) -> None:
     assert rows[0]["nested"] == {"a": [1, 2]}
     assert rows[0]["binary"] == b"\xff"
     assert rows[0]["a.b"] == 1
+    assert [row["half"] for row in rows] == [[1.0, 2.0], None]
+    assert [row["when"].microsecond for row in rows] == [1, 2]
     assert reader.schema().field("half").type == pa.list_(pa.float16(), 2)
     assert reader.schema().field("nothing").type == pa.string()
+
+
+def test_parquet_nulls_in_fixed_size_lists_beside_types_that_parquet_does_not_tell(tmp_path: Path) -> None:
+    # Arrow before 26 cannot read such a list by itself, and without it the other columns' types are told by Parquet alone.
+    columns = {
+        "url": pa.array(["http://a", "http://b", "http://c"]),
+        "pair": pa.array([None, [1.0, None], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        "inside": pa.array([{"v": None}, None, {"v": [[1], [2]]}], pa.struct([("v", pa.list_(pa.list_(pa.int8(), 1), 2))])),
+        "took": pa.array([1, None, 3], pa.duration("ms")),
+        "when": pa.array([1, 2, 3], pa.timestamp("ms", "Europe/Berlin")),
+        "long": pa.array(["x", "y", None], pa.large_string()),
+        "kind": pa.array(["x", "x", None]).dictionary_encode(),
+    }
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+    reader = Urls(path=str(path))
+    found = pa.concat_tables([table for source in reader.sources() for table in reader.read(source)])
+    assert found["failure"].null_count == 3
+    for name in ("pair", "inside", "took", "when", "long"):
+        assert reader.schema().field(name).type == columns[name].type
+        assert found[name].to_pylist() == columns[name].to_pylist()
+    assert found["kind"].to_pylist() == ["x", "x", None]
 
 
 def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
