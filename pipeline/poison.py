@@ -1,6 +1,6 @@
 """A row that kills its process must not kill the run: such units are worked on in child processes, and bisected.
 
-The child (`python -m pairsift.pipeline.poison`) reads one sub-batch, runs the stage on it and answers. When it dies
+The child reads one sub-batch, runs the stage on it and answers. When it dies
 instead, the sub-batch is halved, until single rows are left; those get the fate `process_died`. A Python exception in
 the child is a fault of the program and comes back as one.
 """
@@ -35,7 +35,7 @@ def isolate(step: Step, batch: pa.Table) -> pa.Table:
         return _died(step.stage, answer)
     half = len(batch) // 2
     parts = [isolate(step, batch.slice(0, half)), isolate(step, batch.slice(half))]
-    return pa.concat_tables([_with_failures(part) for part in parts])
+    return pa.concat_tables([_with_failures(part) for part in parts], promote_options="default")
 
 
 def _with_failures(table: pa.Table) -> pa.Table:
@@ -58,7 +58,7 @@ def _ask_child(stage: Stage, batch: pa.Table) -> pa.Table | str:
         writer.write_table(batch)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-m", __name__, str(os.getpid())],
+        [sys.executable, "-c", f"import {__name__} as child; child.main()", str(os.getpid())],
         input=len(header).to_bytes(8, "big") + header + sink.getvalue(),
         stdout=subprocess.PIPE,
         env=environment,
@@ -109,12 +109,9 @@ async def _wait(answer: Awaitable[pa.Table]) -> pa.Table:
     return await answer
 
 
-def _main() -> None:
+def main() -> None:
+    """What the child runs: one sub-batch from stdin, the answer to stdout; the argument is the parent's process id."""
     _die_with_parent(int(sys.argv[1]))
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the bytes of the answer
     _serve(sys.stdin.buffer, answer)
-
-
-if __name__ == "__main__":
-    _main()

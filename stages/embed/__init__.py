@@ -135,7 +135,7 @@ def _embed(table: pa.Table, encoder: "Encoder", batch_size: int) -> pa.Table:
     images, readable = _embed_images(table.column(schema.IMAGE.name), encoder, batch_size)
     texts, said = _embed_texts(table.column(schema.CAPTION.name), readable, encoder, batch_size)
     # A NaN must not get into the ledger: SQL sorts it last, so it would pass every threshold.
-    finite: NDArray[np.bool_] = np.isfinite(np.hstack([images, texts])).all(axis=1)
+    finite = np.asarray(np.isfinite(np.hstack([images, texts])).all(axis=1), dtype=np.bool_)
     failures = [_failure(ok, fine) for ok, fine in zip(readable, finite, strict=True)]
     details = [None if failure is None else _DETAILS[failure] for failure in failures]
     return pa.table(

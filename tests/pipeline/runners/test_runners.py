@@ -1,0 +1,67 @@
+"""Both runners do the same, and what a stage raises reaches whoever called."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pairsift.pipeline.runners import Runner, open_runner
+from pairsift.stages.base import ConfigError
+
+
+@pytest.fixture(params=["local", "ray"])
+def runner(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    return str(request.param)
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Runner]:
+    with open_runner(name) as found:
+        yield found
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'spark': there are ray and local"):
+        open_runner("spark")
+
+
+def test_map_gives_a_result_for_each_item(runner: str) -> None:
+    with opened(runner) as found:
+        assert sorted(found.map(abs, [-3, 2, -1])) == [1, 2, 3]
+        assert list(found.map(abs, [])) == []
+
+
+def test_what_a_mapped_function_raises_reaches_the_caller(runner: str) -> None:
+    with opened(runner) as found, pytest.raises(Exception, match="division by zero"):
+        list(found.map(reciprocal, [1, 0]))
+
+
+def reciprocal(number: int) -> float:
+    return 1 / number
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [("raise", "a fault of the program"), ("type", "letters is int64"), ("open", "the model does not load")]
+)
+def test_what_a_stage_raises_reaches_the_caller(
+    runner: str, how: str, says: str, captions: Callable[..., dict[str, Any]], curate: Callable[..., Any]
+) -> None:
+    with pytest.raises(Exception, match=says):
+        curate(captions(["a", "b"] * 10), {"use": "pairsift_toys.broken", "how": how}, runner=runner)
+
+
+def test_results_are_the_same(runner: str, captions: Callable[..., dict[str, Any]], curate: Callable[..., Any]) -> None:
+    texts = ["a", "fail", None, "b b", "a", "fail"] * 4
+    stages = [
+        {"use": "pairsift_toys.later"},
+        {"use": "pairsift_toys.shortest", "at_most": 2},
+        {"use": "pairsift_toys.broken", "resources": {"workers": 1}},
+        {"use": "filter.where", "keep": "letters < 3"},
+    ]
+    results = curate(captions(texts), *stages, runner=runner)
+    counts = {status: n for status, n in results.report["counts"].items() if n}
+    assert counts == {"success": 4, "failed_to_resize": 8, "rejected": 12}
+    assert results.report["rows_computed"] == {"pairsift_toys.later": 24, "pairsift_toys.broken": 6}
