@@ -133,7 +133,8 @@ class Chain:
     def _filter(self, unit: Unit, entry: Filter) -> None:
         rows = np.flatnonzero(unit.alive)
         if len(rows):
-            table = unit.table.select([c for c in unit.table.column_names if c in entry.reads()]).take(pa.array(rows))
+            names = {"ordinal", *entry.reads()}  # a table without columns would have no rows either
+            table = unit.table.select([c for c in unit.table.column_names if c in names]).take(pa.array(rows))
             unit.alive[rows] = sql.evaluate(entry.predicate(), table).to_numpy(zero_copy_only=False)
 
     def _apply_mask(self, unit: Unit, step: Step) -> None:
@@ -181,19 +182,19 @@ class Chain:
 
     async def _run(self, unit: Unit, step: Step, rows: np.ndarray, deaths: int, report: UnitReport) -> pa.Table:
         """The stage's results for `rows` as its layer holds them."""
-        began = time.perf_counter()
-        parts = []
+        parts, seconds = [], 0.0
         for batch in self._batches(unit, step, rows):
             if deaths >= DEATHS_BEFORE_ISOLATION:
                 result = await asyncio.to_thread(poison.isolate, step, batch)
             else:
-                result = await self._transform(step, batch)
+                result, taken = await self._transform(step, batch)
+                seconds += taken
             parts.append(checked(step, batch, result))
         result = pa.concat_tables(parts).combine_chunks()
         stats = report.stages.setdefault(_layer(step).name, StageReport())
         stats.computed += len(rows)
         stats.failed += len(rows) - result["failure"].null_count
-        stats.seconds += time.perf_counter() - began
+        stats.seconds += seconds
         stats.ended = time.time()
         if step.makes_images:
             result = self._store_images(unit, step, rows, result, stats)
@@ -212,14 +213,20 @@ class Chain:
             result = result.append_column(name, references[name])
         return result
 
-    async def _transform(self, step: Step, batch: pa.Table) -> pa.Table:
-        """Call the stage: in a thread, so that other units' downloads go on; one call at a time unless it is async."""
+    async def _transform(self, step: Step, batch: pa.Table) -> tuple[pa.Table, float]:
+        """Call the stage: in a thread, so that other units' downloads go on; one call at a time unless it is async.
+
+        Returns its answer and the seconds it took, without the wait for its turn.
+        """
         lock = self._locks.setdefault(step.index, asyncio.Lock())
         async with lock:
             if step.index not in self._transforms:
                 self._transforms[step.index] = await asyncio.to_thread(self._stack.enter_context, step.stage.open())
+            began = time.perf_counter()
             result = await asyncio.to_thread(self._transforms[step.index], batch)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await result
+        return result, time.perf_counter() - began
 
     def _batches(self, unit: Unit, step: Step, rows: np.ndarray) -> Iterator[pa.Table]:
         """Sub-batches of `rows`, bounded in rows and bytes, with `ordinal` and the columns that the stage reads."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pairsift.pipeline.intake import Generation
 from pairsift.pipeline.ledger import Layer, Ledger, unit_path
 from pairsift.pipeline.plan import Plan, Step
+from pairsift.stages import sql
 from pairsift.stages.base import ConfigError, Filter, Selector, Stage
 from pairsift.stages.fates import Failure, Status
 
@@ -54,6 +55,7 @@ class Cut:
         self.rows = total if limit is None else min(limit, total)
         self.con = duckdb.connect()
         self.con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
+        self.con.execute(sql.KEEP_TRY_WHOLE)
         spill = f"{ledger.work.uri}/spill" if ledger.work.local else ""
         if spill:
             self.con.execute(f"SET temp_directory = {literal(spill)}")
@@ -126,7 +128,7 @@ class Cut:
             SELECT s.stop, s.ordinal, i.key, i.uid, {url} AS url,
                 {self._status()} AS status, s.failure AS code, s.detail AS error_message, {self._labels()} AS rejected_by,
                 s.score, printf('%09d', s.duplicate_of) AS duplicate_of,
-                CASE WHEN r.place IS NULL THEN NULL
+                CASE WHEN r.place IS NULL OR {not self.plan.packs} THEN NULL
                      ELSE printf('%05d', (shards.base + r.place // {shard_rows})::BIGINT) END AS shard
             FROM state s JOIN ({layers}) i USING (ordinal) LEFT JOIN ranked r USING (ordinal) LEFT JOIN shards USING (number)
             ORDER BY s.ordinal"""

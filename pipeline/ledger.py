@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -127,14 +128,13 @@ class Ledger:
         if is_remote(uri):
             fs = Folder(uri).filesystem
             starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
-            return [bytes(data) for data in fs.cat_ranges([uri] * len(ranges), starts, ends)]
-        parts = []
-        with open(uri, "rb") as file:
-            for start, length in ranges:
-                file.seek(start)
-                parts.append(file.read(length))
-                if len(parts[-1]) != length:
-                    raise OSError(f"{uri} ends before byte {start + length}: the file is damaged or was replaced")
+            parts = [bytes(data) for data in fs.cat_ranges([uri] * len(ranges), starts, ends, on_error="raise")]
+        else:
+            with open(uri, "rb") as file:
+                parts = [_read_range(file, start, length) for start, length in ranges]
+        for part, (start, length) in zip(parts, ranges, strict=True):
+            if len(part) != length:
+                raise OSError(f"{uri} ends before byte {start + length}: the file is damaged or was replaced")
         return parts
 
     def begin_attempt(self, layer: Layer, unit: int) -> int:
@@ -149,6 +149,11 @@ class Ledger:
 
     def end_attempt(self, layer: Layer, unit: int) -> None:
         self.work.remove(f"attempts/{layer.name}/{unit:09d}")
+
+
+def _read_range(file: BinaryIO, start: int, length: int) -> bytes:
+    file.seek(start)
+    return file.read(length)
 
 
 def merge(old: pa.Table | None, new: pa.Table) -> pa.Table:

@@ -27,8 +27,8 @@ def claim(output: Folder, plan: Plan, limit: int | None, replace: bool) -> None:
         "cut": plan.cut_fingerprint(),
         "limit": limit,
         "input": plan.intake.name,
-        "work": plan.config.work,
-        "config": dump(plan.config),
+        "work": _inside(plan.config.work, output.uri),
+        "config": {**dump(plan.config), "output": ".", "work": _inside(plan.config.work, output.uri)},
     }
     theirs = read_json(output, "cut.json")
     if theirs is not None:
@@ -43,6 +43,11 @@ def claim(output: Folder, plan: Plan, limit: int | None, replace: bool) -> None:
                 "another `output` (with the same `work`, nothing is downloaded or computed again)"
             )
     output.write("cut.json", json.dumps(mine, indent=1, sort_keys=True).encode())
+
+
+def _inside(work: str, output: str) -> str:
+    """The work folder relative to the output where it lies inside, so that the two can be moved together."""
+    return work.removeprefix(f"{output}/")
 
 
 def dump(config: Config) -> dict[str, Any]:

@@ -79,24 +79,28 @@ def write_fates(output: Folder, batches: Iterable[pa.RecordBatch], plan: Plan) -
     with output.create("fates.parquet") as file, pq.ParquetWriter(file, FATES, compression="zstd") as writer:
         for batch in _regular(batches):
             writer.write_table(batch)
-            for name, ordinals in _shards_in(batch):
+            for name, ordinals, uids in _shards_in(batch):
                 if current.get("name") != name:
                     tasks += _finished(current)
                     current = {"name": name, "first": int(ordinals[0]), "rows": 0, "hash": _new_digest(plan)}
                 current["hash"].update(ordinals.astype("<i8").tobytes())
+                current["hash"].update("".join(uids).encode())
                 current["last"], current["rows"] = int(ordinals[-1]), current["rows"] + len(ordinals)
     return tasks + _finished(current)
 
 
 def shards_to_write(output: Folder, tasks: list[ShardTask]) -> list[ShardTask]:
     """The tasks whose shard is not there with the same digest."""
-    return [task for task in tasks if _digest_of(output, task.name) != task.digest]
+    there = set(output.names("shards"))
+    whole = {task.name for task in tasks if {f"{task.name}.tar", f"{task.name}.parquet"} <= there}
+    return [task for task in tasks if task.name not in whole or _digest_of(output, task.name) != task.digest]
 
 
 def finish_shards(output: Folder, tasks: list[ShardTask]) -> None:
     """Remove shards that the cut no longer has, and write sizes.json."""
     wanted = {task.name for task in tasks}
-    for name in output.names("shards"):
+    names = sorted(output.names("shards"), key=lambda name: not name.endswith("_stats.json"))  # first what says "done"
+    for name in names:
         stem = name.split(".")[0].removesuffix("_stats")
         if stem.isdigit() and stem not in wanted:
             output.remove(f"shards/{name}")
@@ -128,16 +132,16 @@ def _finished(current: dict[str, Any]) -> list[ShardTask]:
     return [ShardTask(current["name"], current["first"], current["last"], current["rows"], current["hash"].hexdigest())]
 
 
-def _shards_in(batch: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
-    """(shard, ordinals) of the kept rows, in order; kept rows of one shard follow each other."""
+def _shards_in(batch: pa.Table) -> Iterator[tuple[str, np.ndarray, list[str]]]:
+    """(shard, ordinals, uids) of the kept rows, in order; kept rows of one shard follow each other."""
     kept = batch.filter(batch["shard"].is_valid())
     if not len(kept):
         return
     names = kept["shard"].to_numpy(zero_copy_only=False)
-    ordinals = kept["ordinal"].to_numpy()
+    ordinals, uids = kept["ordinal"].to_numpy(), kept["uid"].to_pylist()
     starts = np.concatenate([[0], np.flatnonzero(names[1:] != names[:-1]) + 1, [len(names)]])
     for start, end in itertools.pairwise(starts):
-        yield names[start], ordinals[start:end]
+        yield names[start], ordinals[start:end], uids[start:end]
 
 
 def _regular(batches: Iterable[pa.RecordBatch], rows: int = 1 << 17) -> Iterator[pa.Table]:

@@ -67,6 +67,11 @@ class Plan:
     def layer_of(self, column: str) -> Layer:
         return next(layer for layer in self.layers if column in layer.columns or column == schema.ORDINAL.name)
 
+    @property
+    def packs(self) -> bool:
+        """Whether there are images to pack; a job on metadata alone ends in its fates."""
+        return any(schema.IMAGE_PATH.name in layer.columns for layer in self.layers)
+
     def cut_fingerprint(self) -> str:
         """What the output depends on beside the rows: every entry in order, and the shards' shape."""
         parts = [s.layer.name if s.layer else [s.entry.use, s.entry.science()] for s in self.steps]

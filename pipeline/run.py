@@ -132,8 +132,8 @@ class _Run:
             return counter.funnel(cut.rows), tasks
 
     def _pack(self, tasks: list[pack.ShardTask]) -> int:
-        if "image_path" not in {column for layer in self._plan.layers for column in layer.columns}:
-            return 0  # a job on metadata alone ends in its fates
+        if not self._plan.packs:
+            return 0
         todo = pack.shards_to_write(self._output, tasks)
         self._progress.begin("pack", sum(task.rows for task in todo), "images")
         for rows in self._packed(todo):

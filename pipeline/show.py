@@ -26,7 +26,13 @@ def funnel(console: Console, found: Funnel) -> None:
         table.add_row(
             escape(loss.step), f"{loss.rows:,}" if loss.rows else "-", f"{left:,}", _bar(left, found.rows), _why(loss)
         )
-    table.add_row("[bold]kept[/bold]", "", f"[bold]{left:,}[/bold]", _bar(left, found.rows), f"in {found.shards:,} shards")
+    table.add_row(
+        "[bold]kept[/bold]",
+        "",
+        f"[bold]{left:,}[/bold]",
+        _bar(left, found.rows),
+        f"in {found.shards:,} shards" if found.shards else "",
+    )
     console.print(table)
     lost = sum(loss.rows for loss in found.losses)
     console.print(f"{found.rows:,} rows in = {found.kept:,} kept + {lost:,} lost")

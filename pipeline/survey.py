@@ -10,7 +10,7 @@ from pairsift.pipeline.ledger import Ledger
 from pairsift.pipeline.manifest import read_json
 from pairsift.pipeline.plan import Step, make_plan
 from pairsift.stages.base import ConfigError, Filter, Source, Stage
-from pairsift.stages.storage import Folder
+from pairsift.stages.storage import Folder, is_remote
 
 
 @dataclass
@@ -91,4 +91,7 @@ def output_config(output: str) -> Config:
     claimed = read_json(Folder(output), "cut.json")
     if claimed is None:
         raise ConfigError(f"{output}: not an output of pairsift (it has no cut.json); give an output folder or a config")
-    return load_config(claimed["config"])
+    folder = Folder(output)
+    work = claimed["work"]
+    inside = not is_remote(work) and not work.startswith("/")
+    return load_config({**claimed["config"], "output": folder.uri, "work": folder.path(work) if inside else work})

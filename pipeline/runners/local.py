@@ -29,7 +29,9 @@ class LocalRunner:
         chain: Chain, waiting: list[int], running: set[asyncio.Task[UnitReport]]
     ) -> tuple[set[asyncio.Task[UnitReport]], set[asyncio.Task[UnitReport]]]:
         while waiting and len(running) < UNITS_IN_FLIGHT:
-            running.add(asyncio.ensure_future(_report(chain, waiting.pop())))
+            task = asyncio.ensure_future(_report(chain, waiting.pop()))
+            task.add_done_callback(_noticed)
+            running.add(task)
         return await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
@@ -53,6 +55,12 @@ def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 async def _report(chain: Chain, unit: int) -> UnitReport:
     return (await chain.process(unit))[1]
+
+
+def _noticed(task: "asyncio.Task[UnitReport]") -> None:
+    """Of units that fail at the same time one is raised; asyncio would print the others as exceptions nobody has seen."""
+    if not task.cancelled():
+        task.exception()
 
 
 @contextmanager

@@ -86,7 +86,7 @@ class Embed(Stage):
             return embedded.identity()
         found = self._locate()
         self._commit = found.commit
-        return checkpoint.identity(found)
+        return f"{checkpoint.identity(found)} {self._number_format()}"
 
     def notice(self) -> str | None:
         return embedded.NOTICE if self._is_embedded else None
@@ -108,24 +108,30 @@ class Embed(Stage):
         return checkpoint.locate(self.model, self._commit or self.revision)
 
     def _load_encoder(self) -> "Encoder":
-        device = self._device()
+        device = self._available_device()
         if self._is_embedded:
             return embedded.EmbeddedEncoder(device)
         from pairsift.stages.embed.clip import ClipEncoder
 
-        dtype = self.dtype
-        if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "float16"
         folder: Path = checkpoint.fetch(self.model, self._locate())
-        return ClipEncoder(folder, device, dtype)
+        return ClipEncoder(folder, device, self._number_format())
+
+    def _number_format(self) -> str:
+        """Part of the identity: vectors in float16 and in float32 are not the same to the last bit."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if self._device() == "cpu" else "float16"
 
     def _device(self) -> str:
         """Only the config decides; what a worker happens to have does not."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if self.resources.gpus > 0 else "cpu"
+
+    def _available_device(self) -> str:
         import torch
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if self.resources.gpus > 0 else "cpu"
+        device = self._device()
         if device != "cpu" and not torch.cuda.is_available():
             raise ConfigError(f"embed: device {device} was asked for, but torch sees no GPU on this worker; set `device: cpu`")
         return device

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pairsift
 from pairsift.pipeline.config import load_config
 from pairsift.pipeline.pack import plain
 from pairsift.pipeline.run import Options, run
@@ -115,6 +117,42 @@ def run_img2dataset(listed: Path, folder: Path) -> None:
     script.write_text(f"if __name__ == '__main__':\n    {code}\n")
     done = subprocess.run([sys.executable, str(script), str(listed), str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_shard_that_lost_a_file_is_written_again(output: Path, listed: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (output / "shards").iterdir()}
+    (output / "shards" / "00001.tar").unlink()
+    (output / "shards" / "00000.parquet").unlink()
+    results = pairsift.open(output)
+    assert pairsift.run(results.config, runner="local").report["shards_written"] == 2
+    assert {path.name: path.read_bytes() for path in (output / "shards").iterdir()} == before
+
+
+def test_another_input_in_a_fresh_work_folder_is_packed_anew(output: Path, listed: Path) -> None:
+    shutil.rmtree(output / "work")
+    table = pq.read_table(listed)
+    captions = pa.array([f"other {i}" for i in range(11)])
+    pq.write_table(table.set_column(table.column_names.index("caption"), "caption", captions), listed)
+    assert pairsift.run(pairsift.open(output).config, runner="local").report["shards_written"] == 2
+    assert pq.read_table(output / "shards" / "00000.parquet")["caption"].to_pylist() == [f"other {i}" for i in range(6)]
+
+
+def test_an_output_can_be_moved(output: Path, tmp_path: Path) -> None:
+    before = pairsift.open(output).fates()
+    moved = output.rename(tmp_path / "elsewhere")
+    results = pairsift.open(moved)
+    assert results.fates() == before
+    assert results.ledger()["width"].null_count == 1
+    assert pairsift.run(results.config, runner="local").report["shards_written"] == 0
+
+
+def test_a_job_on_metadata_alone_has_fates_and_no_shards(listed: Path, tmp_path: Path) -> None:
+    rule = {"use": "filter.where", "keep": "rank < 4"}
+    config = {"input": {"use": "read.urls", "path": str(listed)}, "output": str(tmp_path / "out"), "stages": [rule]}
+    results = pairsift.run(config, runner="local")
+    assert (results.report["kept"], results.report["shards"]) == (4, 0)
+    assert results.fates()["shard"].null_count == 11
+    assert not (tmp_path / "out" / "shards").exists()
 
 
 def test_plain_values_for_json() -> None:

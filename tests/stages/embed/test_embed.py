@@ -120,12 +120,12 @@ def test_only_what_changes_results_is_science() -> None:
 
 
 def test_the_config_decides_on_the_device() -> None:
-    assert Embed(model="embedded")._device() == "cpu"
+    assert Embed(model="embedded")._available_device() == "cpu"
     import torch
 
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="torch sees no GPU on this worker"):
-            Embed(model="embedded", resources=Resources(gpus=1))._device()
+            Embed(model="embedded", resources=Resources(gpus=1))._available_device()
     with pytest.raises(ValidationError):
         Embed(device="tpu")
 
@@ -143,3 +143,10 @@ def test_planning_never_imports_torch(clip_folder: Path) -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(clip_folder), "embedded"], check=True, timeout=60)
+
+
+def test_the_number_format_is_part_of_the_identity(clip_folder: Path) -> None:
+    """`dtype: auto` is float16 on a GPU: its vectors must not pass for those that a CPU gave."""
+    on_cpu, on_gpu = Embed(model=str(clip_folder)), Embed(model=str(clip_folder), resources=Resources(gpus=1))
+    assert on_cpu.identity() == Embed(model=str(clip_folder), dtype="float32", batch_size=3).identity()
+    assert on_gpu.identity() == Embed(model=str(clip_folder), dtype="float16").identity() != on_cpu.identity()
