@@ -7,7 +7,8 @@ are masks over the ledger.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,18 +87,17 @@ def fingerprint(*parts: Any) -> str:
 
 def make_plan(config: Config) -> Plan:
     """Place and check every entry. Raises ConfigError for a missing column, a wrong type, a model that is none, …"""
-    config.input.check()
-    intake = intake_layer(config.input)
+    with _told_where(f"input ({config.input.use})", config.input):
+        config.input.check()
+        intake = intake_layer(config.input)
     known: dict[str, Layer] = dict.fromkeys(intake.columns, intake)
     types = pa.schema([schema.ORDINAL, *(intake.schema.field(c) for c in intake.columns)])
     steps = []
     for index, entry in enumerate(config.stages):
-        try:
+        with _told_where(f"stages[{index}] ({entry.use})", entry):
             _check_columns(entry.reads(), known)
             entry.check()
             step, types = _place(index, entry, known, types)
-        except ConfigError as error:
-            raise ConfigError(f"stages[{index}] ({entry.use}): {error}") from None
         if step.layer:
             known |= dict.fromkeys(step.layer.columns, step.layer)
         steps.append(step)
@@ -112,11 +112,21 @@ def intake_layer(reader: Reader) -> Layer:
     return Layer.of(f"input-{mark}", columns)
 
 
+@contextmanager
+def _told_where(place: str, entry: Entry) -> Iterator[None]:
+    """Put the entry's place in the config in front of whatever is wrong with it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {str(error).removeprefix(f'{entry.use}: ')}") from None
+
+
 def _check_columns(reads: Iterable[str], known: dict[str, Layer]) -> None:
     for column in reads:
         available = {*known, "ordinal"} | ({"image"} if "image_path" in known else set())
         if column not in available:
-            raise ConfigError(f"needs the column {column!r}, which nothing before it writes{suggestion(column, available)}")
+            hint = suggestion(column, available)
+            raise ConfigError(f"needs the column {column!r}, which nothing before it writes{hint}")
 
 
 def _place(index: int, entry: Entry, known: dict[str, Layer], types: pa.Schema) -> tuple[Step, pa.Schema]:

@@ -66,12 +66,15 @@ def survey(console: Console, found: Survey) -> None:
         known = [source.size for source in found.new_sources if source.size is not None]
         console.print(f"to take in: {len(found.new_sources):,} files, {sum(known):,} bytes", markup=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("", "kind", "step", "reads", "writes", "rows done", "rows waiting"):
-        table.add_column(name, justify="right" if name.startswith("rows") else "left", overflow="fold")
+    table.add_column("")
+    table.add_column("step: what it reads → writes", overflow="fold")
+    table.add_column("rows done", justify="right", no_wrap=True)
+    table.add_column("rows waiting", justify="right", no_wrap=True)
     for step in found.steps:
         counts = ["" if n is None else f"{n:,}" for n in (step.done, step.waiting)]
-        names = [escape(step.label), ", ".join(step.reads), ", ".join(step.writes)]
-        table.add_row(str(step.index), step.kind, *names, *counts)
+        table.add_row(str(step.index), f"{escape(step.label)} [dim]({step.kind})[/dim]", *counts)
+        writes = f" → {', '.join(step.writes)}" if step.writes else ""
+        table.add_row("", f"  [dim]{escape(', '.join(step.reads) + writes)}[/dim]")
     console.print(table)
     if found.complete:
         console.print("nothing waits to be computed")
