@@ -44,12 +44,12 @@ class Config(BaseModel):
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
-    """Build a config from a file's path or from a dict of the same shape.
+    """Build a config from a file's path or from a dict of the same shape, which may hold paths as Path.
 
     `overrides` are "dotted.path=value" strings, values in YAML. `${NAME}` in a string is replaced from the environment.
     Raises ConfigError, one line, for whatever is wrong.
     """
-    data = json.loads(json.dumps(source)) if isinstance(source, Mapping) else _parse(Path(source))
+    data = json.loads(json.dumps(source, default=os.fspath)) if isinstance(source, Mapping) else _parse(Path(source))
     for override in overrides:
         _override(data, override)
     return _build(_substitute(data))

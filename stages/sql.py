@@ -38,6 +38,9 @@ _IMPURE = frozenset(
     | {"current_setting", "getvariable", "vector_type"}
 )
 
+# DuckDB takes an expression that occurs twice out of a TRY, computes it once before it, and fails there.
+KEEP_TRY_WHOLE = "SET disabled_optimizers = 'common_subexpressions'"
+
 _local = threading.local()
 
 
@@ -47,6 +50,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET TimeZone = 'UTC'")  # casts of timestamps must not depend on the machine
     connection.execute("SET python_enable_replacements = false")  # a Python variable is never a table
+    connection.execute(KEEP_TRY_WHOLE)
     connection.execute("SET lock_configuration = true")
     return connection
 

@@ -76,7 +76,7 @@ def test_an_exception_in_a_stage_is_not_swallowed(
 
 
 def test_a_broken_contract_ends_the_run(captions: Callable[..., dict[str, Any]], curate: Callable[..., Any]) -> None:
-    with pytest.raises(ContractError, match="pairsift_toys.broken"):
+    with pytest.raises(ContractError, match=r"pairsift_toys\.broken"):
         curate(captions(["a", "b"]), broken("type"))
 
 
@@ -95,10 +95,24 @@ def parts(found: Any) -> list[list[int]]:
 
 
 def test_sub_batches_are_cut_the_same_way_fresh_and_resumed(
-    tmp_path: Path, web: Any, listing: Callable[..., dict[str, Any]], curate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    web: Any,
+    listing: Callable[..., dict[str, Any]],
+    curate: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether the bytes travel with the unit, or come back from the payload."""
-    names = ["coffee.jpg", "missing.jpg", "moon.jpg", "rocket.jpg", "brick.jpg", "coins.jpg", "china.jpg", "grass.jpg", "text.jpg"]
+    names = [
+        "coffee.jpg",
+        "missing.jpg",
+        "moon.jpg",
+        "rocket.jpg",
+        "brick.jpg",
+        "coins.jpg",
+        "china.jpg",
+        "grass.jpg",
+        "text.jpg",
+    ]
     source = listing([(web.url(name), name) for name in names], unit_rows=9)
     download = {"use": "download", "image_size": 64, "allow_private_addresses": True, "retries": 0}
     batches = {"use": "pairsift_toys.batches"}
@@ -125,7 +139,9 @@ def test_async_transforms_failures_and_dead_rows(captions: Callable[..., dict[st
     fates = results.fates()
     assert fates["status"].to_pylist() == ["success", "failed_to_resize", "rejected", "success", "success", "failed_to_resize"]
     ledger = results.ledger()
-    assert ledger["loud"].to_pylist() == ["A", "FAIL", None, None, "B", "FAIL"], "what a failed row brought is kept in its layer"
+    assert ledger["loud"].to_pylist() == ["A", "FAIL", None, None, "B", "FAIL"], (
+        "what a failed row brought is kept in its layer"
+    )
     assert ledger["letters"].to_pylist() == [1, None, None, 0, 1, None], "dead rows travel on as tombstones"
 
 

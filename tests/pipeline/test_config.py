@@ -92,14 +92,29 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["stages.0", "=x", "stages.7.keep=true", "stages.x.keep=true", "output.deeper=3", "stages.0.keep.deeper=3", "output=[", "x=]"],
+    [
+        "stages.0",
+        "=x",
+        "stages.7.keep=true",
+        "stages.x.keep=true",
+        "output.deeper=3",
+        "stages.0.keep.deeper=3",
+        "output=[",
+        "x=]",
+    ],
 )
 def test_an_override_of_no_place(override: str) -> None:
     told(config({"use": "filter.where", "keep": "true"}), "--set", override, overrides=(override,))
 
 
 def test_overrides_are_yaml_and_reach_everywhere() -> None:
-    changes = ["stages.0.keep=length(caption) > 5", "shards.rows=7", "input.columns={url: URL}", "input.unit_rows=3", "output=/x"]
+    changes = [
+        "stages.0.keep=length(caption) > 5",
+        "shards.rows=7",
+        "input.columns={url: URL}",
+        "input.unit_rows=3",
+        "output=/x",
+    ]
     loaded = load_config(config({"use": "filter.where", "keep": "true"}), changes)
     assert loaded.stages[0].keep == "length(caption) > 5"  # type: ignore[union-attr]
     assert loaded.shards.rows == 7
@@ -139,6 +154,12 @@ def test_json_and_yaml_say_the_same(tmp_path: Path) -> None:
     assert loaded.stages[0].as_ == "x"  # type: ignore[union-attr]
     assert loaded.stages[0].resources.workers == (1, 2)  # type: ignore[union-attr]
     assert load_config(dump(loaded)) == loaded
+
+
+def test_a_dict_may_hold_paths(tmp_path: Path) -> None:
+    loaded = load_config({"input": {"use": "read.urls", "path": [tmp_path / "a.csv"]}, "output": tmp_path / "out"})
+    assert loaded.input.path == [str(tmp_path / "a.csv")]  # type: ignore[attr-defined]
+    assert loaded.output == str(tmp_path / "out")
 
 
 def test_a_config_does_not_change_the_dict_it_came_from() -> None:

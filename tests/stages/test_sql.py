@@ -192,6 +192,7 @@ def test_evaluate_without_columns_or_rows() -> None:
 def test_a_value_that_cannot_be_computed_is_false_for_its_row_alone() -> None:
     table = pa.table({"caption": ["1", "x", None, "4000000000", "2"]})
     assert sql.evaluate("caption::INT > 0", table).to_pylist() == [True, False, False, False, True]
+    assert sql.evaluate("caption::INT * caption::INT > 1", table).to_pylist() == [False, False, False, False, True]
 
 
 def test_evaluate_refuses_a_column_that_is_not_there() -> None:

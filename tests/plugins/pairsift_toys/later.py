@@ -29,7 +29,7 @@ class Later(Stage):
                 raise ZeroDivisionError("a fault of the program")
             if "kill" in captions:
                 os.kill(os.getpid(), signal.SIGKILL)
-            print("libraries print", flush=True)
+            os.write(1, b"libraries print\n")
             # Types are left to Arrow: `failure` is of type null where no row of the batch fails.
             failures = ["encode_error" if caption == "fail" else None for caption in captions]
             loud = pa.array([None if caption is None else caption.upper() for caption in captions], pa.string())
