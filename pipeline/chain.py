@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pairsift.pipeline import poison
 from pairsift.pipeline.intake import Generation, read_generations, unit_rows
-from pairsift.pipeline.ledger import Layer, Ledger, merge, scatter
+from pairsift.pipeline.ledger import Layer, Ledger, Numbers, merge, scatter
 from pairsift.pipeline.plan import Plan, Step
 from pairsift.stages import schema, sql
 from pairsift.stages.base import Filter, Selector, Transform
@@ -54,7 +54,7 @@ class Unit:
 
     number: int
     table: pa.Table
-    alive: np.ndarray  # bool, one per row
+    alive: Numbers  # bool, one per row
 
     @property
     def first(self) -> int:
@@ -180,7 +180,7 @@ class Chain:
             wanted = self._needed(layer, step.index + 1)
             self._absorb(unit, step, done.select(["ordinal", *wanted, "failure"]))
 
-    async def _run(self, unit: Unit, step: Step, rows: np.ndarray, deaths: int, report: UnitReport) -> pa.Table:
+    async def _run(self, unit: Unit, step: Step, rows: Numbers, deaths: int, report: UnitReport) -> pa.Table:
         """The stage's results for `rows` as its layer holds them."""
         parts, seconds = [], 0.0
         for batch in self._batches(unit, step, rows):
@@ -202,7 +202,7 @@ class Chain:
         arrays = [ordinals if name == "ordinal" else result[name] for name in _layer(step).schema.names]
         return pa.table(arrays, schema=_layer(step).schema)
 
-    def _store_images(self, unit: Unit, step: Step, rows: np.ndarray, result: pa.Table, stats: StageReport) -> pa.Table:
+    def _store_images(self, unit: Unit, step: Step, rows: Numbers, result: pa.Table, stats: StageReport) -> pa.Table:
         keys = unit.table["key"].take(pa.array(rows)).to_pylist()
         formats = result["image_format"].to_pylist()
         references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, result["image"].combine_chunks())
@@ -228,7 +228,7 @@ class Chain:
             result = await result
         return result, time.perf_counter() - began
 
-    def _batches(self, unit: Unit, step: Step, rows: np.ndarray) -> Iterator[pa.Table]:
+    def _batches(self, unit: Unit, step: Step, rows: Numbers) -> Iterator[pa.Table]:
         """Sub-batches of `rows`, bounded in rows and bytes, with `ordinal` and the columns that the stage reads."""
         names = [name for name in dict.fromkeys(("ordinal", *step.entry.reads())) if name != "image"]
         columns = unit.table.select(names)
@@ -238,11 +238,11 @@ class Chain:
             yield batch.append_column(schema.IMAGE, self._images(unit, part)) if needs_image else batch
 
     @staticmethod
-    def _lengths(unit: Unit) -> np.ndarray:
-        lengths: np.ndarray = unit.table["image_length"].fill_null(0).to_numpy()
+    def _lengths(unit: Unit) -> Numbers:
+        lengths: Numbers = unit.table["image_length"].fill_null(0).to_numpy()
         return lengths
 
-    def _images(self, unit: Unit, rows: np.ndarray) -> pa.Array:
+    def _images(self, unit: Unit, rows: Numbers) -> pa.Array:
         """Bytes that travelled with the unit, or the stored ones."""
         if "image" in unit.table.column_names:
             images = unit.table["image"].take(pa.array(rows)).combine_chunks()
@@ -262,7 +262,7 @@ def mask_path(step: int) -> str:
     return f"masks/{step:03d}.parquet"
 
 
-def _cut(rows: np.ndarray, lengths: np.ndarray | None, most: int) -> Iterator[np.ndarray]:
+def _cut(rows: Numbers, lengths: Numbers | None, most: int) -> Iterator[Numbers]:
     """Runs of at most `most` rows and, by `lengths`, at most BATCH_BYTES bytes (always at least one row)."""
     start = 0
     while start < len(rows):

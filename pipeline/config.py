@@ -55,6 +55,17 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     return _build(_substitute(data))
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is meant: a key that stands twice in a mapping is a mistake, not an override."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT002 - its contract
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -63,7 +74,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
     try:
-        data = yaml.safe_load(text)  # JSON is YAML too
+        data = yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader; JSON is YAML too
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -188,7 +199,11 @@ def resolve(use: str, place: str = "use") -> type[Entry]:
 def _importable(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.startswith(error.name):
+            return False
+        raise ConfigError(f"use: {name}: cannot be imported: {error}") from None
+    except ValueError:
         return False
 
 

@@ -12,16 +12,19 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pairsift.pipeline.tar import TarWriter
 from pairsift.stages import schema
 from pairsift.stages.storage import Folder, is_remote
+
+Numbers = NDArray[Any]  # one per row; the type is said where it matters
 
 UNITS_PER_FOLDER = 1000  # so that no folder grows beyond what lists quickly, at a million units
 
@@ -75,6 +78,10 @@ class Ledger:
         wanted = None if columns is None else ["ordinal", *columns, "failure"]
         table = pq.read_table(pa.BufferReader(data), columns=wanted)
         return table.cast(pa.schema([layer.schema.field(name) for name in table.column_names]))
+
+    def found(self, name: str, unit: int) -> Layer:
+        """A layer as one of its files shows it."""
+        return Layer(name, pq.read_schema(pa.BufferReader(self.work.read(f"layers/{name}/{unit_path(unit)}.parquet"))))
 
     def commit(self, layer: Layer, unit: int, table: pa.Table) -> None:
         """Publish the unit's rows of a layer, replacing what was there."""
@@ -164,7 +171,7 @@ def merge(old: pa.Table | None, new: pa.Table) -> pa.Table:
     return both.take(pc.sort_indices(both, [("ordinal", "ascending")]))
 
 
-def scatter(rows: np.ndarray, column: pa.ChunkedArray, length: int) -> pa.Array:
+def scatter(rows: Numbers, column: pa.ChunkedArray, length: int) -> pa.Array:
     """A column of `length` values with `column`'s values at the positions `rows` and nulls elsewhere."""
     indices = np.full(length, -1, np.int64)
     indices[rows] = np.arange(len(rows))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pairsift.pipeline.cut import FATES
 from pairsift.pipeline.intake import Generation, read_generations
-from pairsift.pipeline.ledger import Layer, Ledger
+from pairsift.pipeline.ledger import Layer, Ledger, Numbers
 from pairsift.pipeline.plan import Plan, fingerprint
 from pairsift.pipeline.tar import TarWriter
 from pairsift.stages.base import ConfigError
@@ -132,7 +132,7 @@ def _finished(current: dict[str, Any]) -> list[ShardTask]:
     return [ShardTask(current["name"], current["first"], current["last"], current["rows"], current["hash"].hexdigest())]
 
 
-def _shards_in(batch: pa.Table) -> Iterator[tuple[str, np.ndarray, list[str]]]:
+def _shards_in(batch: pa.Table) -> Iterator[tuple[str, Numbers, list[str]]]:
     """(shard, ordinals, uids) of the kept rows, in order; kept rows of one shard follow each other."""
     kept = batch.filter(batch["shard"].is_valid())
     if not len(kept):
@@ -203,7 +203,7 @@ def _read(ledger: Ledger, layer: Layer, unit: int, columns: list[str]) -> pa.Tab
     return table
 
 
-def _units_of(ordinals: np.ndarray, generations: list[Generation]) -> list[int]:
+def _units_of(ordinals: Numbers, generations: list[Generation]) -> list[int]:
     units: list[int] = []
     for g in generations:
         inside = ordinals[(ordinals >= g.first_ordinal) & (ordinals < g.end_ordinal)]

@@ -85,11 +85,15 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
-def make_plan(config: Config) -> Plan:
-    """Place and check every entry. Raises ConfigError for a missing column, a wrong type, a model that is none, …"""
-    with _told_where(f"input ({config.input.use})", config.input):
-        config.input.check()
-        intake = intake_layer(config.input)
+def make_plan(config: Config, intake: Layer | None = None) -> Plan:
+    """Place and check every entry. Raises ConfigError for a missing column, a wrong type, a model that is none, …
+
+    `intake` is layer 0 where it is known already, as for results whose input files may be gone.
+    """
+    if intake is None:
+        with _told_where(f"input ({config.input.use})", config.input):
+            config.input.check()
+            intake = intake_layer(config.input)
     known: dict[str, Layer] = dict.fromkeys(intake.columns, intake)
     types = pa.schema([schema.ORDINAL, *(intake.schema.field(c) for c in intake.columns)])
     steps = []

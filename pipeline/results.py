@@ -25,7 +25,10 @@ class Results:
 
     @cached_property
     def plan(self) -> Plan:
-        return make_plan(self.config)
+        """As the ledger has it: the input files are not looked at, they may be gone."""
+        ledger = Ledger(self.config.work)
+        taken = [generation for generation in read_generations(ledger) if generation.rows]
+        return make_plan(self.config, ledger.found(taken[0].intake, taken[0].first_unit) if taken else None)
 
     @property
     def report(self) -> dict[str, Any]:

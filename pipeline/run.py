@@ -18,7 +18,7 @@ from pairsift.pipeline.ledger import Ledger
 from pairsift.pipeline.manifest import Tally, claim, write_run
 from pairsift.pipeline.plan import Plan, make_plan
 from pairsift.pipeline.progress import Silent
-from pairsift.pipeline.runners import Runner, open_runner
+from pairsift.pipeline.runners import Runner, check_runner, open_runner
 from pairsift.stages.base import Selector
 from pairsift.stages.storage import Folder
 
@@ -51,6 +51,7 @@ def run(config: Config, options: Options = Options(), progress: Silent | None = 
 
 class _Run:
     def __init__(self, config: Config, options: Options, progress: Silent) -> None:
+        check_runner(options.runner)
         self._options, self._progress = options, progress
         self._tally = Tally()
         self._plan = make_plan(config)

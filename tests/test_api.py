@@ -115,3 +115,14 @@ def test_a_mistake_is_told_before_anything_is_written(config: dict[str, Any], tm
     with pytest.raises(pairsift.ConfigError, match="there are ray and local"):
         pairsift.run(config, runner="spark")
     assert not (tmp_path / "out" / "shards").exists()
+
+
+def test_results_outlive_their_input(listing: Listing, tmp_path: Path) -> None:
+    source = listing([("http://127.0.0.1/a.jpg", "caption")])
+    rule = {"use": "filter.where", "keep": "length(caption) > 3"}
+    config = {"input": source, "output": str(tmp_path / "out"), "stages": [rule]}
+    pairsift.run(config, runner="local")
+    Path(source["path"]).unlink()
+    results = pairsift.open(tmp_path / "out")
+    assert results.ledger()["caption"].to_pylist() == ["caption"]
+    assert results.sql("SELECT status FROM fates").fetchall() == [("success",)]

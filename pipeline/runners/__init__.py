@@ -23,9 +23,14 @@ class Runner(Protocol):
         """`function` of each item, in any order, as results come."""
 
 
-def open_runner(name: str, address: str | None = None) -> AbstractContextManager[Runner]:
-    """The runner called "ray" or "local". Only the one that is asked for is imported. Raises ConfigError for another name."""
+def check_runner(name: str) -> None:
+    """Raises ConfigError for a name that no runner has."""
     if name not in ("ray", "local"):
         raise ConfigError(f"runner {name!r}: there are ray and local")
+
+
+def open_runner(name: str, address: str | None = None) -> AbstractContextManager[Runner]:
+    """The runner called "ray" or "local". Only the one that is asked for is imported."""
+    check_runner(name)
     module = importlib.import_module(f"{__name__}.{name}")
     return cast("AbstractContextManager[Runner]", module.open_runner(address))

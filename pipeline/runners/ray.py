@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
 from pairsift.pipeline.chain import Chain, Span, Unit, UnitReport, bundles
+from pairsift.pipeline.ledger import Numbers
 from pairsift.pipeline.plan import Step
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
 from pairsift.stages.base import ConfigError, Resources
@@ -46,7 +46,7 @@ class ChainWorker:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chain", daemon=True).start()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, Numbers]) -> dict[str, list[Any]]:
         number = int(batch["unit"][0])
         reports = list(batch["reports"][0]) if "reports" in batch else []
         refused = batch["refused"][0] if "refused" in batch else ""

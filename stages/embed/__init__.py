@@ -43,12 +43,15 @@ class Embed(Stage):
     On one kind of device the results are a pure function of the batch. On another they differ by rounding.
     """
 
-    model: str = Field(
+    # What these two stand for is in `identity()`: a folder may be moved, and a name may come to stand for other weights.
+    model: Annotated[str, OPERATIONAL] = Field(
         "openai/clip-vit-base-patch32",
         min_length=1,
         description="a CLIP checkpoint: a name on the hub, or a folder; or `embedded`: a small demonstration model",
     )
-    revision: str | None = Field(None, description="branch, tag or commit on the hub; default: its main branch")
+    revision: Annotated[str | None, OPERATIONAL] = Field(
+        None, description="branch, tag or commit on the hub; default: its main branch"
+    )
     device: Annotated[str, OPERATIONAL] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -180,3 +180,20 @@ def test_the_catalog_names_what_resolves() -> None:
     for kind, use in ((Reader, "read.urls"), (Stage, "download"), (Filter, "filter.where"), (Selector, "dedup.exact")):
         assert issubclass(found[use], kind)
     assert not [use for use in found if use.startswith(("download.", "embed."))], "modules of a stage are its own affair"
+
+
+def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("input: {use: read.urls, path: a}\noutput: one\noutput: two\n")
+    with pytest.raises(ConfigError, match="'output' stands there twice"):
+        load_config(path)
+
+
+def test_a_package_whose_own_import_fails_is_not_called_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "mylab_with_a_gap"
+    package.mkdir()
+    (package / "__init__.py").write_text("import a_module_that_nobody_has\n")
+    (package / "scorer.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="a_module_that_nobody_has"):
+        resolve("mylab_with_a_gap.scorer")

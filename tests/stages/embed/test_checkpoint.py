@@ -86,7 +86,7 @@ try:
     stage.check()
     print("identity", stage.identity(), stage.writes().field("image_embedding").type.list_size)
     print("torch" in sys.modules, "transformers" in sys.modules)
-    assert pickle.loads(pickle.dumps(stage))._commit == stage.identity()
+    assert stage.identity() == f"{pickle.loads(pickle.dumps(stage))._commit} float32"
     folder = checkpoint.fetch(stage.model, stage._locate())
     print("files", *sorted(file.name for file in folder.iterdir()))
 except ConfigError as error:
@@ -155,7 +155,7 @@ def hub(copy: Path) -> Iterator[str]:
 
 def test_a_name_on_the_hub_is_pinned_to_its_commit_and_then_found_without_network(hub: str, tmp_path: Path) -> None:
     online = ask(NAME, hub, tmp_path / "cache")
-    assert f"identity {COMMIT} 24\nFalse False\n" in online
+    assert f"identity {COMMIT} float32 24\nFalse False\n" in online
     assert "files config.json merges.txt model.safetensors preprocessor_config.json tokenizer_config.json vocab.json" in online
     gone = "http://127.0.0.1:9"
     assert ask(NAME, gone, tmp_path / "cache") == online
