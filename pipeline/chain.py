@@ -9,7 +9,7 @@ import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +77,17 @@ class Span:
     end: int
     horizon: int  # steps up to here may still want the image bytes, in this chain or in the ones that follow it
     limit: int | None = None  # rows with an ordinal from here on are not part of this run
+
+
+def with_workers(span: Span, workers: int) -> Span:
+    """The span with `resources.workers` of its stages as the runner starts them: what a stage may do in all (ask one host,
+    take of the bandwidth) each worker divides by that."""
+    steps = list(span.plan.steps)
+    for step in steps[span.start : span.end]:
+        if step.layer is not None:
+            resources = step.stage.resources.model_copy(update={"workers": workers})
+            steps[step.index] = replace(step, entry=step.stage.model_copy(update={"resources": resources}))
+    return replace(span, plan=replace(span.plan, steps=tuple(steps)))
 
 
 class Chain:
@@ -205,7 +216,9 @@ class Chain:
     def _store_images(self, unit: Unit, step: Step, rows: Numbers, result: pa.Table, stats: StageReport) -> pa.Table:
         keys = unit.table["key"].take(pa.array(rows)).to_pylist()
         formats = result["image_format"].to_pylist()
-        references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, result["image"].combine_chunks())
+        images = result["image"]
+        images = images.chunk(0) if images.num_chunks == 1 else images.combine_chunks()  # which copies even a single chunk
+        references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, images)
         stats.bytes += sum(length or 0 for length in references["image_length"].to_pylist())
         if any("image" in later.entry.reads() for later in self._span.plan.steps[step.index + 1 : self._span.horizon]):
             unit.set(schema.IMAGE, scatter(rows, result["image"], len(unit.table)))

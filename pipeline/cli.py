@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from pairsift.pipeline import show
+from pairsift.pipeline import cli_download, show
 from pairsift.pipeline.config import Config, catalog, load_config, resolve
 from pairsift.pipeline.progress import OnTerminal
 from pairsift.pipeline.run import Options
@@ -61,8 +61,13 @@ def run(
     Run it again after a stop, or after a change: what is done is not done again. Exit codes: 0 done, 1 failed, 2 bad
     config or input, 4 interrupted.
     """
+    _finish(load_config(config, sets or ()), Options(runner, ray_address, limit, replace), as_json)
+
+
+def _finish(config: Config, options: Options, as_json: bool) -> None:
+    """Run it, and show what came of it."""
     with _interruptible():
-        outcome = run_config(load_config(config, sets or ()), Options(runner, ray_address, limit, replace), OnTerminal())
+        outcome = run_config(config, options, OnTerminal())
     if as_json:
         print(json.dumps(outcome.report, indent=1))
         return
@@ -165,6 +170,9 @@ def demo(
 
     with _interruptible():
         run_demo(folder, runner, console)
+
+
+cli_download.register(app, _finish)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +29,16 @@ class Shards(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int = Field(10_000, gt=0, description="samples per shard; only the last of a generation may hold fewer")
+    layout: Literal["full", "img2dataset"] = Field(
+        "full",
+        description="img2dataset: shards of so many input rows, as it makes them, keys included: all of them in the Parquet, "
+        "those that were kept in the tar",
+    )
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether a shard's Parquet has the rows that its tar has not."""
+        return self.layout == "img2dataset"
 
 
 class Config(BaseModel):

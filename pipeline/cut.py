@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from pairsift.pipeline.config import Shards
 from pairsift.pipeline.intake import Generation
 from pairsift.pipeline.ledger import Layer, Ledger, unit_path
 from pairsift.pipeline.plan import Plan, Step
@@ -30,7 +31,7 @@ FATES = pa.schema(
         pa.field("rejected_by", pa.string()),  # the filter's or selector's name, for rejects and duplicates
         pa.field("score", pa.float64()),  # what the rule looked at
         pa.field("duplicate_of", pa.string()),  # the keeper's key
-        pa.field("shard", pa.string()),  # "00000" for the kept
+        pa.field("shard", pa.string()),  # "00000" for the kept; with `layout: img2dataset`, for all
     ]
 )
 _INPUT = -1  # `stop` of a row that the reader could not read
@@ -109,7 +110,7 @@ class Cut:
         joins = [f"LEFT JOIN ({self._source(layer, layer.columns)}) l{n} USING (ordinal)" for n, layer in enumerate(layers)]
         return f"SELECT {', '.join(select)} FROM ({self._source(intake, intake.columns)}) i {' '.join(joins)}"
 
-    def fates(self, shard_rows: int) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    def fates(self, shards: Shards) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
         """One row per input row, in ordinal order, with FATES' columns, and beside it the step where each row stopped
         (null: kept, -1: not read). Call it when nothing is pending."""
         kept = ", ".join(f"({g.number}, {g.first_ordinal}, {g.end_ordinal})" for g in self._generations) or "(0, 0, 0)"
@@ -119,17 +120,17 @@ class Cut:
             WITH generation(number, first, last) AS (VALUES {kept}),
             ranked AS (
                 SELECT ordinal, number, row_number() OVER (PARTITION BY number ORDER BY ordinal) - 1 AS place
-                FROM state JOIN generation ON ordinal >= first AND ordinal < last WHERE stop IS NULL
+                FROM state JOIN generation ON ordinal >= first AND ordinal < last WHERE stop IS NULL OR {shards.lists_all}
             ),
             shards AS (
                 SELECT number, sum(shards) OVER (ORDER BY number) - shards AS base
-                FROM (SELECT number, ceil(count(*) / {shard_rows}) AS shards FROM ranked GROUP BY number)
+                FROM (SELECT number, ceil(count(*) / {shards.rows}) AS shards FROM ranked GROUP BY number)
             )
             SELECT s.stop, s.ordinal, i.key, i.uid, {url} AS url,
                 {self._status()} AS status, s.failure AS code, s.detail AS error_message, {self._labels()} AS rejected_by,
                 s.score, printf('%09d', s.duplicate_of) AS duplicate_of,
                 CASE WHEN r.place IS NULL OR {not self.plan.packs} THEN NULL
-                     ELSE printf('%05d', (shards.base + r.place // {shard_rows})::BIGINT) END AS shard
+                     ELSE printf('%05d', (shards.base + r.place // {shards.rows})::BIGINT) END AS shard
             FROM state s JOIN ({layers}) i USING (ordinal) LEFT JOIN ranked r USING (ordinal) LEFT JOIN shards USING (number)
             ORDER BY s.ordinal"""
         for batch in self.con.sql(query).to_arrow_reader(_ROWS_PER_BATCH):

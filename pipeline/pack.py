@@ -12,6 +12,8 @@ import decimal
 import hashlib
 import itertools
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pairsift.pipeline.cut import FATES
@@ -26,6 +29,7 @@ from pairsift.pipeline.intake import Generation, read_generations
 from pairsift.pipeline.ledger import Layer, Ledger, Numbers
 from pairsift.pipeline.plan import Plan, fingerprint
 from pairsift.pipeline.tar import TarWriter
+from pairsift.stages import schema
 from pairsift.stages.base import ConfigError
 from pairsift.stages.fates import Status
 from pairsift.stages.storage import Folder
@@ -36,6 +40,8 @@ _COLUMNS_OF_IMG2DATASET = (
     *("caption", "url", "key", "status", "error_message"),
     *("width", "height", "original_width", "original_height", "exif", "sha256"),
 )
+_KEPT = Status.SUCCESS.value
+_REASONS = ["status", "code", "error_message", "rejected_by"]  # of a row's fate
 _NOT_PACKED = {"ordinal", "image_path", "image_offset", "image_length", "image_format"}
 
 
@@ -46,7 +52,8 @@ class ShardTask:
     name: str
     first: int  # ordinals [first, last]
     last: int
-    rows: int
+    rows: int  # in its Parquet
+    samples: int  # in its tar: all rows but where `layout: img2dataset` lists the others, too
     digest: str
 
 
@@ -57,18 +64,21 @@ class Packer:
     plan: Plan
 
     def __call__(self, task: ShardTask) -> int:
-        """Write the shard and return how many samples it holds."""
+        """Write the shard and return how many rows it holds."""
         output = Folder(self.plan.config.output)
         ledger = Ledger(self.plan.config.work)
         rows = _members(output, task)
         table = _table(self.plan, ledger, rows)
+        if self.plan.config.shards.lists_all:
+            keys = keys_of_img2dataset(int(task.name), len(table), self.plan.config.shards.rows)
+            table = table.set_column(table.column_names.index("key"), schema.KEY, pa.array(keys, pa.string()))
         output.remove(f"shards/{task.name}_stats.json")
-        _write_tar(output, f"shards/{task.name}.tar", ledger, table)
+        _write_tar(output, f"shards/{task.name}.tar", ledger, table.filter(pc.equal(table["status"], _KEPT)))
         public = table.select(packed_columns(self.plan))
         sink = BytesIO()
         pq.write_table(public, sink, compression="zstd", row_group_size=max(1, len(public)))
         output.write(f"shards/{task.name}.parquet", sink.getvalue())
-        output.write(f"shards/{task.name}_stats.json", json.dumps(_stats(task), indent=4).encode())
+        output.write(f"shards/{task.name}_stats.json", json.dumps(_stats(task, public), indent=4).encode())
         return task.rows
 
 
@@ -79,13 +89,19 @@ def write_fates(output: Folder, batches: Iterable[pa.RecordBatch], plan: Plan) -
     with output.create("fates.parquet") as file, pq.ParquetWriter(file, FATES, compression="zstd") as writer:
         for batch in _regular(batches):
             writer.write_table(batch)
-            for name, ordinals, uids in _shards_in(batch):
+            for name, rows in _shards_in(batch):
                 if current.get("name") != name:
                     tasks += _finished(current)
-                    current = {"name": name, "first": int(ordinals[0]), "rows": 0, "hash": _new_digest(plan)}
-                current["hash"].update(ordinals.astype("<i8").tobytes())
-                current["hash"].update("".join(uids).encode())
-                current["last"], current["rows"] = int(ordinals[-1]), current["rows"] + len(ordinals)
+                    current = {
+                        "name": name,
+                        "first": rows["ordinal"][0].as_py(),
+                        "rows": 0,
+                        "samples": 0,
+                        "hash": _new_digest(plan),
+                    }
+                _update(current["hash"], rows)
+                current["last"], current["rows"] = rows["ordinal"][-1].as_py(), current["rows"] + len(rows)
+                current["samples"] += pc.sum(pc.equal(rows["status"], _KEPT)).as_py()
     return tasks + _finished(current)
 
 
@@ -104,7 +120,7 @@ def finish_shards(output: Folder, tasks: list[ShardTask]) -> None:
         stem = name.split(".")[0].removesuffix("_stats")
         if stem.isdigit() and stem not in wanted:
             output.remove(f"shards/{name}")
-    sizes = {f"{task.name}.tar": task.rows for task in tasks}
+    sizes = {f"{task.name}.tar": task.samples for task in tasks}
     output.write("shards/sizes.json", json.dumps(sizes, indent=4).encode())
 
 
@@ -126,22 +142,35 @@ def _new_digest(plan: Plan) -> Any:
     return hashlib.blake2b(start.encode(), digest_size=16)
 
 
+def _update(digest: Any, rows: pa.Table) -> None:
+    digest.update(rows["ordinal"].to_numpy().astype("<i8").tobytes())
+    digest.update("".join(rows["uid"].to_pylist()).encode())
+    for row in rows.filter(pc.not_equal(rows["status"], _KEPT)).select(_REASONS).to_pylist():
+        digest.update(json.dumps(row).encode())
+
+
+def keys_of_img2dataset(shard: int, rows: int, shard_rows: int) -> list[str]:
+    """The keys of a shard's rows: its number, then the place in it, in as many digits as `shard_rows` rows need."""
+    digits = math.ceil(math.log10(shard_rows))
+    return [f"{shard * 10**digits + place:0{digits + 5}d}" for place in range(rows)]
+
+
 def _finished(current: dict[str, Any]) -> list[ShardTask]:
     if not current:
         return []
-    return [ShardTask(current["name"], current["first"], current["last"], current["rows"], current["hash"].hexdigest())]
+    digest = current.pop("hash").hexdigest()
+    return [ShardTask(**current, digest=digest)]
 
 
-def _shards_in(batch: pa.Table) -> Iterator[tuple[str, Numbers, list[str]]]:
-    """(shard, ordinals, uids) of the kept rows, in order; kept rows of one shard follow each other."""
+def _shards_in(batch: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """(shard, fates) of the rows that are in one, in order; the rows of one shard follow each other."""
     kept = batch.filter(batch["shard"].is_valid())
     if not len(kept):
         return
     names = kept["shard"].to_numpy(zero_copy_only=False)
-    ordinals, uids = kept["ordinal"].to_numpy(), kept["uid"].to_pylist()
     starts = np.concatenate([[0], np.flatnonzero(names[1:] != names[:-1]) + 1, [len(names)]])
     for start, end in itertools.pairwise(starts):
-        yield names[start], ordinals[start:end], uids[start:end]
+        yield names[start], kept.slice(start, end - start)
 
 
 def _regular(batches: Iterable[pa.RecordBatch], rows: int = 1 << 17) -> Iterator[pa.Table]:
@@ -168,7 +197,8 @@ def _digest_of(output: Folder, name: str) -> str | None:
 
 def _members(output: Folder, task: ShardTask) -> pa.Table:
     bounds = [("ordinal", ">=", task.first), ("ordinal", "<=", task.last), ("shard", "==", task.name)]
-    return pq.read_table(output.path("fates.parquet"), columns=["ordinal"], filters=bounds, filesystem=_filesystem(output))
+    columns = ["ordinal", *_REASONS]
+    return pq.read_table(output.path("fates.parquet"), columns=columns, filters=bounds, filesystem=_filesystem(output))
 
 
 def _filesystem(folder: Folder) -> Any:
@@ -176,31 +206,33 @@ def _filesystem(folder: Folder) -> Any:
 
 
 def _table(plan: Plan, ledger: Ledger, rows: pa.Table) -> pa.Table:
-    """The members with all columns that a shard needs, in ordinal order."""
+    """The members with all columns that a shard needs, in ordinal order. Null where a row that was not kept lacks them."""
     ordinals = rows["ordinal"].to_numpy()
+    kept = pc.equal(rows["status"], _KEPT).to_numpy()
     generations = read_generations(ledger)
     units = _units_of(ordinals, generations)
-    table = rows
+    table = rows.select(["ordinal"])
     for layer in plan.layers:
         wanted = [c for c in layer.columns if not _is_vector(layer.schema.field(c).type)]
-        parts = [_read(ledger, layer, unit, wanted) for unit in units]
-        joined = pa.concat_tables(parts)
-        places = np.searchsorted(joined["ordinal"].to_numpy(), ordinals)
-        if len(joined) == 0 or not np.array_equal(joined["ordinal"].to_numpy()[np.minimum(places, len(joined) - 1)], ordinals):
+        joined = _read(ledger, layer, units, wanted)
+        there = joined["ordinal"].to_numpy()
+        places = np.searchsorted(there, ordinals)
+        lacking = ~np.isin(ordinals, there)
+        if np.any(lacking & kept):
             raise OSError(f"{ledger.work.uri}: the layer {layer.name} lacks rows that the cut has kept")
-        taken = joined.take(pa.array(places))
+        taken = joined.take(pa.array(places, mask=lacking))
         for column in wanted:
             table = table.append_column(layer.schema.field(column), taken[column].combine_chunks())
-    count = len(table)
-    table = table.append_column("status", pa.array([Status.SUCCESS.value] * count, pa.string()))
-    return table.append_column("error_message", pa.nulls(count, pa.string()))
+    table = table.append_column(pa.field("status", pa.string()), rows["status"])
+    message = pc.coalesce(rows["error_message"], rows["code"], rows["rejected_by"])
+    return table.append_column("error_message", message)
 
 
-def _read(ledger: Ledger, layer: Layer, unit: int, columns: list[str]) -> pa.Table:
-    table = ledger.read(layer, unit, columns)
-    if table is None:
-        raise OSError(f"{ledger.work.uri}: the layer {layer.name} lacks unit {unit}, which the cut has read")
-    return table
+def _read(ledger: Ledger, layer: Layer, units: list[int], columns: list[str]) -> pa.Table:
+    """What the layer has of these units, in ordinal order."""
+    names = ["ordinal", *columns]
+    found = [table.select(names) for unit in units if (table := ledger.read(layer, unit, columns)) is not None]
+    return pa.concat_tables(found) if found else pa.schema([layer.schema.field(name) for name in names]).empty_table()
 
 
 def _units_of(ordinals: Numbers, generations: list[Generation]) -> list[int]:
@@ -253,16 +285,21 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _stats(task: ShardTask) -> dict[str, Any]:
-    """img2dataset's fields. Its three times are 0: a shard holds nothing that two runs would not share."""
+def _stats(task: ShardTask, rows: pa.Table) -> dict[str, Any]:
+    """img2dataset's fields, and the other statuses where the shard lists such rows. Its three times are 0: a shard holds
+    nothing that two runs would not share."""
+    statuses, messages = rows["status"].to_pylist(), rows["error_message"].to_pylist()
+    counts = Counter(statuses)
+    reasons = Counter(message or status for message, status in zip(messages, statuses, strict=True))
     return {
         "count": task.rows,
-        "successes": task.rows,
-        "failed_to_download": 0,
-        "failed_to_resize": 0,
+        "successes": counts.pop(_KEPT, 0),
+        "failed_to_download": counts.pop(Status.FAILED_TO_DOWNLOAD.value, 0),
+        "failed_to_resize": counts.pop(Status.FAILED_TO_RESIZE.value, 0),
+        **dict(sorted(counts.items())),
         "duration": 0.0,
         "start_time": 0.0,
         "end_time": 0.0,
-        "status_dict": {Status.SUCCESS.value: task.rows},
+        "status_dict": dict(sorted(reasons.items())),
         "digest": task.digest,
     }

@@ -128,7 +128,7 @@ class _Run:
             pending = cut.play(len(self._plan.steps))
             if pending:
                 raise RuntimeError(f"rows are still pending after their segment ran: {pending}")
-            fates = counter.count(cut.fates(self._plan.config.shards.rows))
+            fates = counter.count(cut.fates(self._plan.config.shards))
             tasks = pack.write_fates(self._output, fates, self._plan)
             return counter.funnel(cut.rows), tasks
 

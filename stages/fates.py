@@ -40,7 +40,9 @@ class Failure(str, Enum):
     DNS_ERROR = "dns_error"
     CONNECT_ERROR = "connect_error"
     TLS_ERROR = "tls_error"
+    CERTIFICATE_ERROR = "certificate_error"
     TIMEOUT = "timeout"
+    TOO_SLOW = "too_slow"
     CONNECTION_LOST = "connection_lost"
     PROTOCOL_ERROR = "protocol_error"
     TOO_MANY_REDIRECTS = "too_many_redirects"
@@ -52,12 +54,24 @@ class Failure(str, Enum):
     HTTP_5XX = "http_5xx"
     TOO_MANY_BYTES = "too_many_bytes"
     EMPTY_BODY = "empty_body"
+    HASH_MISMATCH = "hash_mismatch"
+    # manners and consent
+    ROBOTS_DISALLOWED = "robots_disallowed"
+    X_ROBOTS_TAG = "x_robots_tag"
+    TDM_RESERVATION = "tdm_reservation"
+    CONTENT_USAGE = "content_usage"
+    BLOCKED_DOMAIN = "blocked_domain"
+    BLOCKED_URL = "blocked_url"
+    BLOCKED_CONTENT = "blocked_content"
+    THROTTLED = "throttled"
     # decoding, resizing, encoding
     NOT_AN_IMAGE = "not_an_image"
     DECODE_ERROR = "decode_error"
+    TOO_COSTLY = "too_costly"
     TOO_SMALL = "too_small"
     TOO_LARGE = "too_large"
     ASPECT_RATIO = "aspect_ratio"
+    INVALID_BOXES = "invalid_boxes"
     ENCODE_ERROR = "encode_error"
     # computing
     IMAGE_UNREADABLE = "image_unreadable"
@@ -94,8 +108,10 @@ _MEANINGS: dict[Failure, _Meaning] = {
     Failure.PRIVATE_ADDRESS: _Meaning(_GET, False, "the host is a private or loopback address"),
     Failure.DNS_ERROR: _Meaning(_GET, True, "the host's name did not resolve"),
     Failure.CONNECT_ERROR: _Meaning(_GET, True, "no connection to the host"),
-    Failure.TLS_ERROR: _Meaning(_GET, False, "the TLS handshake or the certificate failed"),
+    Failure.TLS_ERROR: _Meaning(_GET, False, "the TLS handshake failed"),
+    Failure.CERTIFICATE_ERROR: _Meaning(_GET, False, "the TLS certificate is not valid for the host"),
     Failure.TIMEOUT: _Meaning(_GET, True, "no complete answer before the deadline"),
+    Failure.TOO_SLOW: _Meaning(_GET, True, "the body came more slowly than min_rate"),
     Failure.CONNECTION_LOST: _Meaning(_GET, True, "the connection broke before the body was complete"),
     Failure.PROTOCOL_ERROR: _Meaning(_GET, False, "the answer is not valid HTTP"),
     Failure.TOO_MANY_REDIRECTS: _Meaning(_GET, False, "too many redirects"),
@@ -107,11 +123,22 @@ _MEANINGS: dict[Failure, _Meaning] = {
     Failure.HTTP_5XX: _Meaning(_GET, True, "a 5xx answer"),
     Failure.TOO_MANY_BYTES: _Meaning(_GET, False, "the body is larger than allowed"),
     Failure.EMPTY_BODY: _Meaning(_GET, False, "the body is empty"),
+    Failure.HASH_MISMATCH: _Meaning(_GET, False, "the body is not the one that verify_hash expects"),
+    Failure.ROBOTS_DISALLOWED: _Meaning(_GET, False, "robots.txt does not allow it"),
+    Failure.X_ROBOTS_TAG: _Meaning(_GET, False, "the answer's X-Robots-Tag forbids this use"),
+    Failure.TDM_RESERVATION: _Meaning(_GET, False, "the answer reserves text and data mining (TDMRep)"),
+    Failure.CONTENT_USAGE: _Meaning(_GET, False, "Content-Usage refuses training (AIPREF)"),
+    Failure.BLOCKED_DOMAIN: _Meaning(_GET, False, "the domain is on a block list"),
+    Failure.BLOCKED_URL: _Meaning(_GET, False, "the URL is on a block list"),
+    Failure.BLOCKED_CONTENT: _Meaning(_GET, False, "the body is on a block list"),
+    Failure.THROTTLED: _Meaning(_GET, True, "the host asks for more time than the row's patience"),
     Failure.NOT_AN_IMAGE: _Meaning(_RESIZE, False, "the body is not an image of a known format"),
     Failure.DECODE_ERROR: _Meaning(_RESIZE, False, "the image is damaged or cut short"),
+    Failure.TOO_COSTLY: _Meaning(_RESIZE, False, "the image is made to cost its decoder time or memory"),
     Failure.TOO_SMALL: _Meaning(_RESIZE, False, "the image is smaller than min_image_size"),
     Failure.TOO_LARGE: _Meaning(_RESIZE, False, "the image has more pixels than allowed"),
     Failure.ASPECT_RATIO: _Meaning(_RESIZE, False, "the image is longer than max_aspect_ratio allows"),
+    Failure.INVALID_BOXES: _Meaning(_RESIZE, False, "the boxes to blur are not boxes"),
     Failure.ENCODE_ERROR: _Meaning(_RESIZE, False, "the image could not be encoded"),
     Failure.IMAGE_UNREADABLE: _Meaning(_COMPUTE, False, "a model could not read the stored image"),
     Failure.NOT_FINITE: _Meaning(_COMPUTE, False, "a model gave a value that is not a finite number"),

@@ -5,19 +5,22 @@ Layouts: JPEG ITU-T T.81 annex B, PNG (W3C), WebP container (RFC 9649), GIF89a, 
 TIFF 6.0 and BigTIFF, AVIF (ISO/IEC 23008-12, the `ispe` property).
 """
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal
 
 ImageFormat = Literal["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 Size = tuple[int, int]  # width, height, in pixels
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"IEND\xaeB`\x82"  # the last chunk's type and checksum
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; the sizes that BMP writers use
 _MAX_JPEG_SEGMENTS = 4096  # real files have a few dozen, at most some hundred for large colour profiles and XMP
 _MAX_TIFF_TAGS = 4096
+MAX_PNG_CHUNKS = 100_000  # a file of 50 MB in chunks of 8 KB has 6,400; what has more is not looked through
+_NO_FILL_BYTE = re.compile(rb"[^\xff]")  # any number of fill bytes may precede a marker's code; megabytes, if need be
 _AVIF_META = 65536  # bytes; the properties stand at the start of the file
 
 
@@ -53,13 +56,14 @@ def is_truncated(data: bytes, image_format: ImageFormat) -> bool:
     """Whether the file ends before its format says that it ends.
 
     JPEG: no end-of-image marker after the first scan starts (before it, thumbnails have markers of their own; inside it,
-    0xFF is always escaped). PNG: no IEND chunk. WebP: fewer bytes than the RIFF header announces (a missing pad byte is
+    0xFF is always escaped). PNG: a chunk that ends beyond the file, or no IEND; OpenCV 4.14 makes room for a chunk of 4 GB as
+    soon as a header announces it. WebP: fewer bytes than the RIFF header announces (a missing pad byte is
     forgiven). The other formats are left to the decoder, which refuses them when they are cut.
     """
     if image_format == "jpg":
         return data.rfind(b"\xff\xd9", _jpeg_scan_start(data)) < 0
     if image_format == "png":
-        return data.rfind(_PNG_END) < 0
+        return not _png_is_whole(data)
     if image_format == "webp":
         return len(data) < int.from_bytes(data[4:8], "little") + 8 - 1
     return False
@@ -76,12 +80,11 @@ def _jpeg_segment(data: bytes, wanted: Callable[[int], bool]) -> int | None:
     position = 2
     for _ in range(_MAX_JPEG_SEGMENTS):
         position = data.find(b"\xff", position)
-        while 0 <= position < len(data) and data[position] == 0xFF:  # any number of fill bytes may precede a marker
-            position += 1
-        if not 0 <= position < len(data):
+        marker = _NO_FILL_BYTE.search(data, position) if position >= 0 else None
+        if marker is None:
             return None
-        code = data[position]
-        position += 1
+        position = marker.end()
+        code = data[position - 1]
         if wanted(code):
             return position
         if code == 0xD9:
@@ -91,8 +94,21 @@ def _jpeg_segment(data: bytes, wanted: Callable[[int], bool]) -> int | None:
     return None
 
 
+def jpeg_components(data: bytes) -> int | None:
+    """How many colour components a JPEG's header states: 1 is grey, 3 is YCbCr or RGB, 4 is CMYK. None for a damaged one."""
+    try:
+        frame = _jpeg_segment(data, _starts_frame)
+        return None if frame is None else data[frame + 7]
+    except (struct.error, IndexError):
+        return None
+
+
+def _starts_frame(code: int) -> bool:
+    return 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC)
+
+
 def _jpeg_size(data: bytes) -> Size | None:
-    frame = _jpeg_segment(data, lambda code: 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC))
+    frame = _jpeg_segment(data, _starts_frame)
     if frame is None:
         return None
     height, width = struct.unpack_from(">HH", data, frame + 3)
@@ -112,6 +128,26 @@ def _png_size(data: bytes) -> Size | None:
         return None
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, and where its content starts and is said to end, of each chunk up to IEND."""
+    position = 8
+    while position + 8 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        yield kind, position + 8, end
+        if kind == b"IEND":
+            return
+        position = end + 4  # behind the checksum
+
+
+def _png_is_whole(data: bytes) -> bool:
+    kind, end = b"", 0
+    for kind, _, end in islice(png_chunks(data), MAX_PNG_CHUNKS):  # noqa: B007 - the last ones are what is asked
+        if end + 4 > len(data):
+            return False
+    return kind == b"IEND"
 
 
 def _webp_size(data: bytes) -> Size | None:

@@ -118,8 +118,13 @@ def web(photos: dict[str, bytes]) -> Iterator[Web]:
 
         def do_GET(self) -> None:
             began = time.monotonic()
-            time.sleep(site.delay)
             name = self.path.lstrip("/").split("?")[0]
+            if name == "robots.txt" and name not in site.files:  # every host is asked for it: neither slowed nor logged
+                self.send_response(404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            time.sleep(site.delay)
             body = site.files.get(name)
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))

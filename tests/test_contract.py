@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 import pytest
-from ray import cloudpickle
 
 from pairsift.pipeline.config import build_entry, catalog, resolve
 from pairsift.stages import schema, sql
@@ -172,6 +171,8 @@ def test_it_is_a_model_that_says_what_it_is(use: str) -> None:
 
 @pytest.mark.parametrize("use", USES)
 def test_it_travels_and_stays_the_same(use: str, world: World) -> None:
+    from ray import cloudpickle
+
     entry, _ = made(use, world)
     entry.check()
     for copy in (pickle.loads(pickle.dumps(entry)), cloudpickle.loads(cloudpickle.dumps(entry))):

@@ -19,7 +19,14 @@ import pairsift
 STAGES = [
     {"use": "filter.where", "keep": "caption IS NULL OR length(caption) >= 3", "name": "caption too short"},
     {"use": "dedup.exact", "by": ["url", "caption"]},
-    {"use": "download", "image_size": 32, "allow_private_addresses": True, "retries": 0, "timeout": 20},
+    {
+        "use": "download",
+        "image_size": 32,
+        "allow_private_addresses": True,
+        "contact": "https://crawl.example/",
+        "retries": 0,
+        "timeout": 20,
+    },
     {"use": "filter.where", "keep": "least(original_width, original_height) >= 16", "name": "image too small"},
 ]
 GOOD = ("success", None)

@@ -10,7 +10,7 @@ from pairsift.stages.base import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
-UNITS_IN_FLIGHT = 4  # per worker, so that the network is not drained at the end of a unit
+UNITS_IN_FLIGHT = 8  # per worker: while the last rows of one unit wait for servers that never answer, others go on
 
 
 class Runner(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from pairsift.pipeline.chain import Chain, Span, UnitReport
+from pairsift.pipeline.chain import Chain, Span, UnitReport, with_workers
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class LocalRunner:
     """One worker, in this process."""
 
     def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
-        with _event_loop() as loop, Chain(span) as chain:
+        with _event_loop() as loop, Chain(with_workers(span, 1)) as chain:
             waiting = list(reversed(units))
             running: set[asyncio.Task[UnitReport]] = set()
             while waiting or running:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from pairsift.pipeline.chain import Chain, Span, Unit, UnitReport, bundles
+from pairsift.pipeline.chain import Chain, Span, Unit, UnitReport, bundles, with_workers
 from pairsift.pipeline.ledger import Numbers
 from pairsift.pipeline.plan import Step
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
@@ -87,11 +87,12 @@ class RayRunner:
         spans = _spans(span)
         for index, part in enumerate(spans):
             resources = _resources(part)
+            low, high = _workers(resources, len(units), len(spans))
             dataset = dataset.map_batches(
                 ChainWorker,
                 batch_size=1,
-                fn_constructor_args=(part, index == len(spans) - 1),
-                compute=_pool(resources, len(units), len(spans)),
+                fn_constructor_args=(with_workers(part, high), index == len(spans) - 1),
+                compute=_pool(low, high, at_once=resources.gpus > 0),
                 num_cpus=resources.cpus,
                 num_gpus=resources.gpus or None,
                 memory=resources.memory,
@@ -129,16 +130,20 @@ def _resources(span: Span) -> Resources:
     return stages[0].stage.resources if stages else Resources()
 
 
-def _pool(resources: Resources, units: int, chains: int) -> ray.data.ActorPoolStrategy:
-    """As many workers as asked for; else, as many as the cluster's cores (or GPUs) hold beside the other chains."""
+def _workers(resources: Resources, units: int, chains: int) -> tuple[int, int]:
+    """As many workers, at least and at most, as asked for; else, as many as the cluster's cores (or GPUs) hold beside the
+    other chains."""
     if isinstance(resources.workers, tuple):
-        low, high = resources.workers
-    else:
-        low = high = resources.workers or max(1, min(units, _fitting(resources, chains)))
+        return resources.workers
+    workers = resources.workers or max(1, min(units, _fitting(resources, chains)))
+    return workers, workers
+
+
+def _pool(low: int, high: int, *, at_once: bool) -> ray.data.ActorPoolStrategy:
     return ray.data.ActorPoolStrategy(
         min_size=low,
         max_size=high,
-        initial_size=high if resources.gpus else low,
+        initial_size=high if at_once else low,
         max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT + 2,
         max_concurrent_calls_per_actor=UNITS_IN_FLIGHT,
         enable_true_multi_threading=True,

@@ -1,16 +1,21 @@
 """What becomes of one URL: attempts, back-off, decoding; and of a batch of them, in order, whatever finishes first."""
 
 import asyncio
-import hashlib
 import random
-from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from pairsift.stages.download.blocklists import Blocklists
+from pairsift.stages.download.decoding import DecodePool
 from pairsift.stages.download.exif import exif_json
 from pairsift.stages.download.fetch import Fetcher, FetchError, parse_url
+from pairsift.stages.download.hosts import host_of, interleaved
+from pairsift.stages.download.manners import Manners
+from pairsift.stages.download.slots import Slots
+from pairsift.stages.download.wanted import NOTHING, HashName, Wanted, boxes_of, check_hash, hex_digest
 from pairsift.stages.images import ImageError, ImageOptions, prepare
 
 Row = dict[str, Any]  # column name → value; what is not named is null
@@ -26,22 +31,31 @@ class RowOptions:
     image: ImageOptions
     retries: int
     extract_exif: bool
-    compute_hash: bool
+    compute_hash: HashName | None
+    verify_hash: HashName | None = None
+    blocklists: Blocklists | None = None  # of bodies
 
 
 class Worker:
     """Turns tables of URLs into tables of images. Lives on the network loop; shared by all units of a stage's worker."""
 
-    def __init__(self, fetcher: Fetcher, decoders: Executor, connections: int, schema: pa.Schema, options: RowOptions) -> None:
+    def __init__(
+        self, fetcher: Fetcher, manners: Manners, decoders: DecodePool[Row], schema: pa.Schema, options: RowOptions
+    ) -> None:
         self._fetcher = fetcher
+        self._manners = manners
         self._decoders = decoders
-        self._slots = asyncio.Semaphore(connections)
         self._schema = schema
         self._options = options
 
-    async def run(self, urls: list[str | None]) -> pa.Table:
-        """One row per URL, in order. A program error in one row ends them all and is raised."""
-        tasks = [asyncio.ensure_future(self._row(url)) for url in urls]
+    async def run(self, urls: list[str | None], wanted: list[Wanted] | None = None) -> pa.Table:
+        """One row per URL, in order, of what is `wanted` of each. A program error in one row ends them all and is raised."""
+        wanted, kept = wanted or [NOTHING] * len(urls), _Kept(self._manners.slots)
+        started = {
+            index: asyncio.ensure_future(self._row(urls[index], wanted[index], kept))
+            for index in interleaved(range(len(urls)), map(host_of, urls))
+        }
+        tasks = [started[index] for index in range(len(urls))]
         try:
             rows = await asyncio.gather(*tasks)
         except BaseException:
@@ -49,35 +63,60 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+        finally:
+            kept.release()
         return pa.Table.from_pylist(rows, schema=self._schema)
 
-    async def _row(self, text: str | None) -> Row:
+    async def _row(self, text: str | None, wanted: Wanted, kept: "_Kept") -> Row:
         try:
-            return await self._image_of(text)
+            row = await self._image_of(text, wanted)
         except (FetchError, ImageError) as error:
             return {"failure": error.failure.value, "failure_detail": str(error) or None}
+        kept.add(len(row["image"]))
+        return row
 
-    async def _image_of(self, text: str | None) -> Row:
+    async def _image_of(self, text: str | None, wanted: Wanted) -> Row:
         url = parse_url(text)
+        visit = self._manners.visit(text)
         for attempt in range(self._options.retries + 1):
-            # A slot is held until the body is decoded, so that bodies do not pile up in front of a slow decoder. The
-            # attempt's deadline starts only when it has its slot: a row never fails for the length of our own queue.
-            async with self._slots:
-                try:
-                    body = await self._fetcher.fetch(url)
-                except FetchError as error:
-                    if not error.again or attempt == self._options.retries:
-                        raise
-                else:
-                    loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(self._decoders, image_row, body, self._options)
-            await asyncio.sleep(backoff(attempt))
+            # A visit holds its connection until the body is decoded, so that bodies do not pile up in front of a slow decoder.
+            # The attempt's deadline starts only when it has one: a row never fails for the length of our own queue.
+            try:
+                body = await self._fetcher.fetch(url, visit)
+                self._manners.slots.received(len(body))
+                return await self._decoders.run(partial(image_row, body, self._options, wanted))
+            except FetchError as error:
+                if not error.again or attempt == self._options.retries:
+                    raise
+                failed = error
+            finally:
+                visit.close()
+            await visit.wait(failed, backoff(attempt))
         raise AssertionError("the last attempt returns or raises")
 
 
-def image_row(body: bytes, options: RowOptions) -> Row:
-    """The columns of a body: a pure function of it. Raises ImageError."""
-    image = prepare(body, options.image)
+class _Kept:
+    """Bytes that a batch's finished rows keep in memory."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots, self._bytes = slots, 0
+
+    def add(self, size: int) -> None:
+        self._bytes += size
+        self._slots.keep(size)
+
+    def release(self) -> None:
+        self._slots.keep(-self._bytes)
+
+
+def image_row(body: bytes, options: RowOptions, wanted: Wanted = NOTHING) -> Row:
+    """The columns of a body: a pure function of it and of what is wanted. Raises ImageError, FetchError(HASH_MISMATCH,
+    BLOCKED_CONTENT)."""
+    if options.blocklists:
+        options.blocklists.check_content(body)
+    if options.verify_hash:
+        check_hash(body, options.verify_hash, wanted.digest)
+    image = prepare(body, options.image, boxes_of(wanted.boxes))
     row: Row = {
         "image": image.data,
         "image_format": image.format,
@@ -89,7 +128,7 @@ def image_row(body: bytes, options: RowOptions) -> Row:
     if options.extract_exif:
         row["exif"] = exif_json(body)
     if options.compute_hash:
-        row["sha256"] = hashlib.sha256(body).hexdigest()
+        row[options.compute_hash] = hex_digest(body, options.compute_hash)
     return row
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pairsift.pipeline.config import load_config
+from pairsift.pipeline.config import Shards, load_config
 from pairsift.pipeline.cut import FATES, Cut, Pending
 from pairsift.pipeline.intake import Intake
 from pairsift.pipeline.ledger import Ledger
@@ -204,5 +204,5 @@ def test_keys_of_more_than_nine_digits(captions: Listing, curate: Curate, tmp_pa
         cut._generations = Intake(Ledger(results.config.work), results.plan.intake, results.config.input).generations()
         cut.rows = 1
         cut.con.execute("INSERT INTO state VALUES (0, 0, NULL, NULL, NULL, 5123456789)")
-        ((batch, _),) = cut.fates(10)
+        ((batch, _),) = cut.fates(Shards(rows=10))
     assert batch["duplicate_of"].to_pylist() == ["5123456789"]

@@ -134,7 +134,7 @@ def test_an_empty_input_runs_to_an_empty_output(tmp_path: Path, curate: Callable
     (tmp_path / "rows.csv").write_text("url,caption\n")
     stages = [
         {"use": "dedup.exact", "by": ["url"]},
-        {"use": "download", "image_size": 32},
+        {"use": "download", "image_size": 32, "contact": "https://crawl.example/"},
         {"use": "filter.where", "keep": "width > 3"},
         {"use": "dedup.exact", "by": ["sha256"]},
     ]

@@ -35,7 +35,7 @@ def listed(tmp_path: Path, web: Any) -> Path:
 
 @pytest.fixture
 def output(tmp_path: Path, listed: Path) -> Path:
-    stages = [{"use": "download", "allow_private_addresses": True, **OPTIONS}]
+    stages = [{"use": "download", "allow_private_addresses": True, "decode": "exact", **OPTIONS}]
     config = {
         "input": {"use": "read.urls", "path": str(listed), "unit_rows": 4},
         "output": str(tmp_path / "ours"),

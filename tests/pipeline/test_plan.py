@@ -11,7 +11,7 @@ from pairsift.pipeline.config import load_config
 from pairsift.pipeline.plan import Plan, fingerprint, make_plan
 from pairsift.stages.base import ConfigError
 
-DOWNLOAD = {"use": "download", "image_size": 64}
+DOWNLOAD = {"use": "download", "image_size": 64, "contact": "https://crawl.example/"}
 SCORE = {"use": "score.clip_similarity"}
 WORDS = {"use": "pairsift_toys.words", "log": "/tmp/a"}
 

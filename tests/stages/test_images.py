@@ -93,7 +93,7 @@ def assert_same(data: bytes, resizer: Callable[..., Any], **options: Any) -> Non
     theirs = resizer(**{"image_size": 256, "resize_mode": "border", "resize_only_if_bigger": False, **options})(
         io.BytesIO(data)
     )
-    ours = prepare(data, ImageOptions(**options))
+    ours = prepare(data, ImageOptions(orientation="ignore", decode="exact", **options))
     sizes = (ours.width, ours.height, ours.original_width, ours.original_height)
     assert (sizes, None) == (theirs[1:5], theirs[5])
     assert ours.data == theirs[0]

@@ -55,6 +55,8 @@ class Server:
         return self.origin + path
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/robots.txt":
+            return web.Response(status=404)
         self.requests[request.path] += 1
         self.user_agents.add(request.headers.get("User-Agent", ""))
         self.under_way += 1
@@ -196,6 +198,14 @@ def server(photo: bytes, alpha_png: bytes) -> Iterator[Server]:
 
 Run = Callable[..., pa.Table]
 
+DEFAULTS = {
+    "allow_private_addresses": True,
+    "contact": "https://crawl.example/",
+    "robots": False,  # few of the servers here have one
+    "timeout": 5,
+    "retries": 0,
+}
+
 
 async def awaited(transform: Transform, table: pa.Table) -> pa.Table:
     result = transform(table)
@@ -207,7 +217,7 @@ def download() -> Run:
     """Run one table of URLs through a download stage with the given parameters."""
 
     def run(urls: list[str | None], **parameters: object) -> pa.Table:
-        stage = Download.model_validate({"allow_private_addresses": True, "timeout": 5, "retries": 0, **parameters})
+        stage = Download.model_validate({**DEFAULTS, **parameters})
         table = pa.table({"ordinal": pa.array(range(len(urls)), pa.int64()), "url": pa.array(urls, pa.string())})
         with stage.open() as transform:
             return asyncio.run(awaited(transform, table))

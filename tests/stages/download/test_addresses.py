@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from pairsift.stages.download.addresses import PrivateAddressError, Resolver, is_public, public_socket
+from pairsift.stages.download.addresses import AddressRule, PrivateAddressError, Resolver, is_public
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
@@ -58,7 +58,7 @@ def test_not_public(address: str) -> None:
 
 def test_names_are_judged_by_their_addresses() -> None:
     async def look_up(allow_private: bool) -> list[str]:
-        resolver = Resolver(allow_private)
+        resolver = Resolver(AddressRule(allow_private))
         return [result["host"] for result in await resolver.resolve("localhost", 80)]
 
     assert set(asyncio.run(look_up(allow_private=True))) <= {"127.0.0.1", "::1"}
@@ -68,16 +68,30 @@ def test_names_are_judged_by_their_addresses() -> None:
 
 def test_a_name_no_query_can_carry_does_not_exist() -> None:
     async def look_up() -> None:
-        await Resolver(allow_private=False).resolve("a" * 64 + ".invalid", 80)
+        await Resolver(AddressRule(allow_private=False)).resolve("a" * 64 + ".invalid", 80)
 
     with pytest.raises(socket.gaierror) as caught:
         asyncio.run(look_up())
     assert caught.value.errno == socket.EAI_NONAME
 
 
-def test_sockets_are_made_for_public_addresses_only() -> None:
+def test_sockets_are_made_for_allowed_addresses_only() -> None:
     kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
-    with public_socket((*kind, ("8.8.8.8", 80))) as made:
-        assert made.type == socket.SOCK_STREAM
+    rule = AddressRule(["127.0.0.0/30"])
+    for address in ("8.8.8.8", "127.0.0.1"):
+        with rule.socket((*kind, (address, 80))) as made:
+            assert made.type == socket.SOCK_STREAM
     with pytest.raises(PrivateAddressError):
-        public_socket((*kind, ("127.0.0.1", 80)))
+        rule.socket((*kind, ("127.0.0.4", 80)))
+
+
+def test_what_is_allowed_besides_the_public_addresses() -> None:
+    rule = AddressRule(["10.1.2.0/24", "fd00::/8"])
+    assert [a for a in ("10.1.2.3", "10.1.3.1", "fd12::1", "::1", "8.8.8.8", "localhost") if rule.allows(a)] == [
+        "10.1.2.3",
+        "fd12::1",
+        "8.8.8.8",
+    ]
+    assert AddressRule(allow_private=True).allows("169.254.169.254")
+    with pytest.raises(ValueError, match="host bits"):
+        AddressRule(["10.1.2.3/24"])

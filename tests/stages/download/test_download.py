@@ -212,7 +212,7 @@ def test_says_who_asks(server: Any, download: Any) -> None:
     download([server.url("/good")], contact="mailto:crawl@example.org", user_agent_token="our-corpus")
     (agent,) = server.user_agents
     assert agent.startswith("our-corpus pairsift/")
-    assert agent.endswith("(mailto:crawl@example.org)")
+    assert agent.endswith("(+mailto:crawl@example.org)")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,6 @@ def test_wrong_parameters_are_refused(wrong: dict[str, object]) -> None:
 
 def test_only_what_changes_results_is_science() -> None:
     science = Download().science()
-    assert {"timeout", "retries", "connections", "contact", "resources"}.isdisjoint(science)
-    assert {"image_size", "max_bytes", "allow_private_addresses", "compute_hash"} <= set(science)
+    assert {"timeout", "retries", "connections", "contact", "per_host", "proxy", "resources"}.isdisjoint(science)
+    assert {"image_size", "max_bytes", "allow_private_addresses", "compute_hash", "robots", "content_usage"} <= set(science)
     assert pickle.loads(pickle.dumps(Download())) == Download()

@@ -8,7 +8,7 @@ from pairsift.stages.images import ImageError, ImageOptions
 
 
 def test_rows_are_a_pure_function_of_the_body(photo: bytes) -> None:
-    options = RowOptions(ImageOptions(resize_mode="keep_ratio"), retries=0, extract_exif=True, compute_hash=True)
+    options = RowOptions(ImageOptions(resize_mode="keep_ratio"), retries=0, extract_exif=True, compute_hash="sha256")
     row = image_row(photo, options)
     assert row == image_row(photo, options)
     assert row["sha256"] == hashlib.sha256(photo).hexdigest()
@@ -16,13 +16,13 @@ def test_rows_are_a_pure_function_of_the_body(photo: bytes) -> None:
 
 
 def test_no_column_that_was_not_asked_for(photo: bytes) -> None:
-    row = image_row(photo, RowOptions(ImageOptions(), retries=0, extract_exif=False, compute_hash=False))
+    row = image_row(photo, RowOptions(ImageOptions(), retries=0, extract_exif=False, compute_hash=None))
     assert {"exif", "sha256"}.isdisjoint(row)
 
 
 def test_a_bad_body_is_told_by_code() -> None:
     with pytest.raises(ImageError) as caught:
-        image_row(b"<html>", RowOptions(ImageOptions(), retries=0, extract_exif=True, compute_hash=True))
+        image_row(b"<html>", RowOptions(ImageOptions(), retries=0, extract_exif=True, compute_hash="sha256"))
     assert caught.value.failure is Failure.NOT_AN_IMAGE
 
 

@@ -1,0 +1,96 @@
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from pairsift.stages.image_costs import MAX_SCANS, MAX_TEXT, too_costly
+from pairsift.stages.image_headers import is_truncated
+
+
+def jpeg(**options: bool) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(*chunks: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()[:33] + b"".join(chunks) + out.getvalue()[33:]
+
+
+def with_scans(count: int, between: bytes = b"") -> bytes:
+    data = jpeg()
+    scan = data.index(b"\xff\xda")
+    return data[:scan] + (data[scan:-2] + between) * count + b"\xff\xd9"
+
+
+def test_honest_files_pass() -> None:
+    assert too_costly(jpeg(progressive=True), "jpg") is None
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "words " * 10_000, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", "<x/>" * 100_000, zip=True)
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=text)
+    assert too_costly(out.getvalue(), "png") is None
+
+
+def test_scans_are_counted_up_to_the_end_of_the_picture() -> None:
+    assert too_costly(with_scans(MAX_SCANS), "jpg") is None
+    assert too_costly(with_scans(MAX_SCANS + 1), "jpg") is not None
+    assert too_costly(jpeg() + b"\xff\xda" * 1000, "jpg") is None  # a film behind the picture, say
+
+
+def test_an_end_marker_inside_a_segment_hides_nothing() -> None:
+    comment = b"\xff\xfe\x00\x04\xff\xd9"
+    assert too_costly(with_scans(MAX_SCANS + 1, comment), "jpg") is not None
+
+
+def test_a_marker_inside_a_segment_is_no_scan() -> None:
+    data = jpeg()
+    assert too_costly(data[:2] + b"\xff\xfe\xff\x00" + b"\xff\xda" * 32639 + data[2:], "jpg") is None
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_text_is_measured_inflated(kind: bytes) -> None:
+    head = b"k\0\0" if kind == b"zTXt" else b"k\0\1\0de\0K\0"
+    quarter = head + zlib.compress(bytes(MAX_TEXT // 4), 9)
+    assert too_costly(png(*[chunk(kind, quarter)] * 4), "png") is None
+    assert too_costly(png(*[chunk(kind, quarter)] * 5), "png") is not None
+    assert too_costly(png(chunk(b"iTXt", b"k\0\0\0\0\0" + bytes(MAX_TEXT + 1))), "png") is None  # stored as it is
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"k", b"k\0", b"k\0\0", b"k\0\1", b"k\0\1\0", b"k\0\1\0\0", b"k\0\0" + b"\xff" * 99999, b"k\0\1\0\0\0\0"]
+)
+def test_damaged_text_is_harmless(content: bytes) -> None:
+    for kind in (b"zTXt", b"iTXt"):
+        assert too_costly(png(chunk(kind, content)), "png") is None
+
+
+def test_looking_takes_no_time_itself() -> None:
+    bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**26), 9))
+    files = {
+        "jpg": jpeg()[:-2] + b"\xff\xda\x00\x02" * 40 + b"\xff\x01" * 2_000_000 + b"\xff\xda" * 100,
+        "png, inflated": png(*[bomb] * 50),
+    }
+    began = time.process_time()
+    assert [too_costly(data, name[:3]) is not None for name, data in files.items()] == [True] * 2  # type: ignore[arg-type]
+    assert is_truncated(png(chunk(b"prVt", b"") * 2_000_000), "png")
+    assert time.process_time() - began < 2
+
+
+def test_a_chunk_that_ends_beyond_the_file_is_not_made_room_for() -> None:
+    """OpenCV would take 4 GB for this one."""
+    announced = struct.pack(">I", 0xFFFFFF00) + b"prVt" + bytes(100)
+    data = png()[:33] + announced + png()[33:]
+    assert is_truncated(data, "png")
