@@ -92,7 +92,7 @@ class RayRunner:
                 ChainWorker,
                 batch_size=1,
                 fn_constructor_args=(with_workers(part, high), index == len(spans) - 1),
-                compute=_pool(low, high, at_once=resources.gpus > 0),
+                compute=_pool(low, high, len(units), at_once=resources.gpus > 0),
                 num_cpus=resources.cpus,
                 num_gpus=resources.gpus or None,
                 memory=resources.memory,
@@ -139,13 +139,16 @@ def _workers(resources: Resources, units: int, chains: int) -> tuple[int, int]:
     return workers, workers
 
 
-def _pool(low: int, high: int, *, at_once: bool) -> ray.data.ActorPoolStrategy:
+def _pool(low: int, high: int, units: int, *, at_once: bool) -> ray.data.ActorPoolStrategy:
+    """Few units are shared out evenly: else the worker that starts first takes all that fit it, and the others idle."""
+    in_flight = max(1, min(UNITS_IN_FLIGHT, -(-units // high)))
+    waiting = 2 if in_flight == UNITS_IN_FLIGHT else 0
     return ray.data.ActorPoolStrategy(
         min_size=low,
         max_size=high,
         initial_size=high if at_once else low,
-        max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT + 2,
-        max_concurrent_calls_per_actor=UNITS_IN_FLIGHT,
+        max_tasks_in_flight_per_actor=in_flight + waiting,
+        max_concurrent_calls_per_actor=in_flight,
         enable_true_multi_threading=True,
     )
 
