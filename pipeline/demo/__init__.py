@@ -1,6 +1,8 @@
 """`pairsift demo`: the main job on real photographs, over real HTTP, through the shipped quickstart config."""
 
+import os
 import shutil
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,7 +36,13 @@ def demo(folder: Path, runner: str, console: Console) -> None:
     show.where(console, outcome)
     measured = listing.measure(pq.read_table(folder / "out" / "fates.parquet"), listed)
     console.print(f"the similarity rule {measured.sentence()}", markup=False)
-    console.print(_NEXT.format(folder=folder), markup=False, soft_wrap=True)
+    console.print(_NEXT.format(folder=folder, bin=_programs()), markup=False, soft_wrap=True)
+
+
+def _programs() -> str:
+    """What to put before `pairsift` and `python` so that a shell finds those that run this: nothing, or their folder."""
+    folder = os.path.dirname(sys.executable)
+    return "" if shutil.which("pairsift") == os.path.join(folder, "pairsift") else f"{os.path.relpath(folder)}/"
 
 
 def _overrides(folder: Path) -> list[str]:
@@ -60,11 +68,11 @@ def _clear(folder: Path) -> None:
     (folder / _MARK).touch()
 
 
-_SHARD = "{folder}/out/shards/00000.tar"
 _QUERY = "SELECT status, code, count(*) FROM fates GROUP BY ALL"
+_SAMPLES = "wds.WebDataset('{folder}/out/shards/00000.tar', shardshuffle=False)"
 _NEXT = f"""
 Try next:
-  pairsift status {{folder}}/out
-  python -c "import pairsift; print(pairsift.open('{{folder}}/out').sql('{_QUERY}'))"
-  python -c "import webdataset as w; [print(s['__key__'], s['txt']) for s in w.WebDataset('{_SHARD}').decode()]"
+  {{bin}}pairsift status {{folder}}/out
+  {{bin}}python -c "import pairsift; print(pairsift.open('{{folder}}/out').sql('{_QUERY}'))"
+  {{bin}}python -c "import webdataset as wds; [print(s['__key__'], s['txt'].decode()) for s in {_SAMPLES}]"
 """
