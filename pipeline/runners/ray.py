@@ -105,12 +105,12 @@ class RayRunner:
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         remote: Any = ray.remote(num_cpus=1)(_apply)
         shared_function = ray.put(function)
-        shared = iter(items)
+        shared = iter(items)  # last in each zip: an item is taken only when there is a place for it
         most = 2 * max(1, int(_cluster().get("CPU", 1)))
-        running = [remote.remote(shared_function, item) for item, _ in zip(shared, range(most), strict=False)]
+        running = [remote.remote(shared_function, item) for _, item in zip(range(most), shared, strict=False)]
         while running:
             done, running = ray.wait(running, num_returns=1)
-            running += [remote.remote(shared_function, item) for item, _ in zip(shared, done, strict=False)]
+            running += [remote.remote(shared_function, item) for _, item in zip(done, shared, strict=False)]
             yield from ray.get(done)
 
 

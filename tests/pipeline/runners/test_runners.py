@@ -78,3 +78,10 @@ def test_results_are_the_same(runner: str, captions: Callable[..., dict[str, Any
     counts = {status: n for status, n in results.report["counts"].items() if n}
     assert counts == {"success": 4, "failed_to_resize": 8, "rejected": 12}
     assert results.report["rows_computed"] == {"pairsift_toys.later": 24, "pairsift_toys.broken": 6}
+
+
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_map_gives_every_item_back_however_many_there_are(name: str, ray_session: None) -> None:
+    """More items than tasks that run at a time: none may be lost between the two."""
+    with open_runner(name) as runner:
+        assert sorted(runner.map(abs, range(-23, 0))) == list(range(1, 24))
