@@ -136,10 +136,15 @@ class _Run:
         if not self._plan.packs:
             return 0
         todo = pack.shards_to_write(self._output, tasks)
-        self._progress.begin("pack", sum(task.rows for task in todo), "images")
+        expected = sum(task.rows for task in todo)
+        self._progress.begin("pack", expected, "images")
+        packed = 0
         for rows in self._packed(todo):
             self._progress.advance(rows)
+            packed += rows
         self._progress.end()
+        if packed != expected:
+            raise ArithmeticError(f"{packed} of {expected} rows were packed: pairsift has lost count")
         pack.finish_shards(self._output, tasks)
         return len(todo)
 

@@ -130,6 +130,14 @@ def test_stages_with_other_resources_get_workers_of_their_own(
     assert tree(tmp_path / "local") == tree(tmp_path / "ray")
 
 
+def test_many_shards_are_all_written(tmp_path: Path, web: Any, runner: str) -> None:
+    """More shards than tasks that run at a time."""
+    path = write_list(tmp_path / "urls.parquet", photo_rows(web, 40))
+    outcome = go(recipe(path, tmp_path / "out", THUMBNAIL, shards={"rows": 2}), runner)
+    assert outcome.report["shards_written"] == 17
+    assert [file.stem for file in sorted((tmp_path / "out" / "shards").glob("*.tar"))] == [f"{i:05d}" for i in range(17)]
+
+
 def test_a_selector_in_the_middle_spares_what_comes_after(tmp_path: Path, web: Any, runner: str) -> None:
     url = web.url("coffee.jpg")
     path = write_list(
