@@ -18,6 +18,7 @@ _MAX_SEGMENTS = 100_000  # of a JPEG that are walked; real files have a few doze
 _BEST_DEFLATE = 1032  # deflate cannot make data smaller than by this factor
 # A marker as decoders find it: not a stuffed byte, a restart marker or a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_TEXT = (b"zTXt", b"iTXt")
 _NO_LENGTH = (0x01, 0xD8)
 
 
@@ -55,10 +56,10 @@ def _count_scan_marks(data: bytes) -> int:
 
 
 def _has_too_much_text(data: bytes) -> bool:
-    if b"zTXt" not in data and b"iTXt" not in data:
-        return False
     left = MAX_TEXT
     for kind, start, end in png_chunks(data):  # no more than MAX_PNG_CHUNKS, or the file would not be whole
+        if kind not in _TEXT:  # nearly all; looking for these four letters in the whole file takes ten times as long
+            continue
         deflated = _deflated_text(kind, data, start, end)
         if deflated is not None:
             left -= _inflated_size(deflated, left + 1)
@@ -69,8 +70,6 @@ def _has_too_much_text(data: bytes) -> bool:
 
 def _deflated_text(kind: bytes, data: bytes, start: int, end: int) -> bytes | None:
     """PNG 11.3.3.3 and 11.3.3.4: keyword, null, [flag,] method, [language, null, translated keyword, null,] text."""
-    if kind not in (b"zTXt", b"iTXt"):
-        return None
     at = data.find(b"\0", start, end)
     if at < 0:
         return None

@@ -20,6 +20,7 @@ _DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; the sizes that BMP write
 _MAX_JPEG_SEGMENTS = 4096  # real files have a few dozen, at most some hundred for large colour profiles and XMP
 _MAX_TIFF_TAGS = 4096
 MAX_PNG_CHUNKS = 100_000  # a file of 50 MB in chunks of 8 KB has 6,400; what has more is not looked through
+_PNG_CHUNK = struct.Struct(">I4s")  # length of the content, type
 _NO_FILL_BYTE = re.compile(rb"[^\xff]")  # any number of fill bytes may precede a marker's code; megabytes, if need be
 _AVIF_META = 65536  # bytes; the properties stand at the start of the file
 
@@ -134,8 +135,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Type, and where its content starts and is said to end, of each chunk up to IEND."""
     position = 8
     while position + 8 <= len(data):
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
+        length, kind = _PNG_CHUNK.unpack_from(data, position)
+        end = position + 8 + length
         yield kind, position + 8, end
         if kind == b"IEND":
             return

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pairsift.stages.blur import Box, blur_boxes
 from pairsift.stages.fast_images import decode_reduced, shrink
+from pairsift.stages.fast_png import decode_png
 from pairsift.stages.fates import Failure
 from pairsift.stages.image_costs import too_costly
 from pairsift.stages.image_headers import ImageFormat, Size, header_size, is_truncated, sniff
+from pairsift.stages.not_images import what_else
 from pairsift.stages.orientation import UPRIGHT, orientation, turned, turned_box, upright
 
 # Workers are processes and threads of ours already; OpenCV's own pool would only fight them for the cores.
@@ -29,8 +31,8 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 Pixels = npt.NDArray[Any]
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 
-# Twice what Pillow warns at, where Pillow refuses as well: 179 megapixels, 537 MB of decoded colour.
-MAX_PIXELS = 2 * 89_478_485
+# 67 megapixels: the largest of full-frame cameras have 61. A decoder needs up to 1.0 GB for so many: see docs/safety.md.
+MAX_PIXELS = 2**26
 
 _INTERPOLATION: dict[str, int] = {
     "nearest": cv2.INTER_NEAREST,
@@ -109,7 +111,7 @@ class ImageOptions(BaseModel):
         None, ge=1, description="images whose longer side is more than so many times the shorter one fail as aspect_ratio"
     )
     max_pixels: int = Field(
-        MAX_PIXELS, gt=0, description="hard bound against decompression bombs, before decoding and after resizing: too_large"
+        MAX_PIXELS, gt=0, description="hard bound against bombs, before decoding and after resizing: too_many_pixels"
     )
 
     @model_validator(mode="after")
@@ -130,7 +132,7 @@ def prepare(data: bytes, options: ImageOptions, boxes: Sequence[Box] = ()) -> St
     height are known.
 
     Raises:
-        ImageError: NOT_AN_IMAGE, DECODE_ERROR, TOO_COSTLY, TOO_SMALL, TOO_LARGE, ASPECT_RATIO or ENCODE_ERROR.
+        ImageError: see `inspect`, `check_size`, `target_size`, `decode` and `encode`.
     """
     image_format, size = inspect(data)
     check_size(size, options)
@@ -156,15 +158,19 @@ def prepare(data: bytes, options: ImageOptions, boxes: Sequence[Box] = ()) -> St
 
 
 def inspect(data: bytes) -> tuple[ImageFormat, Size]:
-    """Format and (width, height) in pixels of a whole file, from its header. Raises ImageError where there is neither."""
+    """Format and (width, height) in pixels of a whole file, from its header.
+
+    Raises:
+        ImageError: see `what_else` for what is no image; TRUNCATED_IMAGE, DECODE_ERROR for a damaged header, TOO_COSTLY.
+    """
     image_format = sniff(data)
     if image_format is None:
-        raise ImageError(Failure.NOT_AN_IMAGE, f"the body starts with {data[:16]!r}")
+        raise ImageError(what_else(data), f"the body starts with {data[:16]!r}")
     size = header_size(data, image_format)
     if size is None:
         raise ImageError(Failure.DECODE_ERROR, f"damaged {image_format} header")
     if is_truncated(data, image_format):
-        raise ImageError(Failure.DECODE_ERROR, f"{image_format} file is cut short at {len(data)} bytes")
+        raise ImageError(Failure.TRUNCATED_IMAGE, f"{image_format} file is cut short at {len(data)} bytes")
     costs = too_costly(data, image_format)
     if costs is not None:
         raise ImageError(Failure.TOO_COSTLY, costs)
@@ -172,12 +178,13 @@ def inspect(data: bytes) -> tuple[ImageFormat, Size]:
 
 
 def check_size(size: Size, options: ImageOptions) -> None:
-    """The size rules, on width and height in pixels. Raises ImageError with TOO_SMALL, TOO_LARGE or ASPECT_RATIO."""
+    """The size rules, on width and height in pixels. Raises ImageError with TOO_SMALL, TOO_LARGE,
+    TOO_MANY_PIXELS or ASPECT_RATIO."""
     width, height = size
     area, shorter, longer = width * height, min(size), max(size)
     shown = f"{width}x{height} pixels"
     if area > options.max_pixels:
-        raise ImageError(Failure.TOO_LARGE, f"{shown}, max_pixels is {options.max_pixels}")
+        raise ImageError(Failure.TOO_MANY_PIXELS, f"{shown}, max_pixels is {options.max_pixels}")
     if shorter < options.min_image_size:
         raise ImageError(Failure.TOO_SMALL, f"{shown}, min_image_size is {options.min_image_size}")
     if options.max_image_area is not None and area > options.max_image_area:
@@ -191,6 +198,10 @@ def decode(data: bytes) -> Pixels:
 
     Shape (height, width), (height, width, 3) or (height, width, 4). Raises ImageError(DECODE_ERROR).
     """
+    if sniff(data) == "png":
+        pixels = decode_png(data)
+        if pixels is not None:
+            return pixels
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -237,7 +248,7 @@ def resize(
 def target_size(size: Size, options: ImageOptions) -> Size | None:
     """(width, height) that an image of `size` is resized to, before it is cropped or padded; None where it is left alone.
 
-    Sides are rounded half to even, as albumentations does for img2dataset. Raises ImageError(TOO_LARGE) where the result
+    Sides are rounded half to even, as albumentations does for img2dataset. Raises ImageError(TOO_MANY_PIXELS) where the result
     would exceed `max_pixels` (a strip one pixel high, enlarged).
     """
     if options.resize_mode == "no" or (options.resize_only_if_bigger and not _shrinks(size, options)):
@@ -245,7 +256,9 @@ def target_size(size: Size, options: ImageOptions) -> Size | None:
     scale = options.image_size / _decisive_side(size, options)
     target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     if target[0] * target[1] > options.max_pixels:
-        raise ImageError(Failure.TOO_LARGE, f"resized to {target[0]}x{target[1]} pixels, max_pixels is {options.max_pixels}")
+        raise ImageError(
+            Failure.TOO_MANY_PIXELS, f"resized to {target[0]}x{target[1]} pixels, max_pixels is {options.max_pixels}"
+        )
     return target
 
 

@@ -4,12 +4,13 @@ Cameras store what the sensor saw and note how they were held; every viewer turn
 """
 
 import struct
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pairsift.stages.image_headers import ImageFormat
+from pairsift.stages.image_headers import MAX_PNG_CHUNKS, ImageFormat, png_chunks
 
 UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
@@ -88,8 +89,10 @@ def _jpeg_exif(data: bytes) -> bytes | None:
 
 
 def _png_exif(data: bytes) -> bytes | None:
-    at = data.find(b"eXIf")
-    return None if at < 4 else data[at + 4 : at + 4 + struct.unpack_from(">I", data, at - 4)[0]]
+    for kind, start, end in islice(png_chunks(data), MAX_PNG_CHUNKS):
+        if kind == b"eXIf":
+            return data[start:end]
+    return None
 
 
 def _webp_exif(data: bytes) -> bytes | None:

@@ -14,6 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None, derandomize=True)  # CI tries the same examples each time
+settings.load_profile("shared machine")
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's resizer would ask the network for a newer version
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -15,13 +15,15 @@ from pairsift.stages.base import OPERATIONAL, Columns, ConfigError, Stage, Trans
 from pairsift.stages.download import robots
 from pairsift.stages.download.addresses import AddressRule
 from pairsift.stages.download.blocklists import Blocklists
+from pairsift.stages.download.body import Limits
 from pairsift.stages.download.decoding import DecodePool
 from pairsift.stages.download.engine_check import check_img2dataset
-from pairsift.stages.download.fetch import Fetcher, Limits, open_session
+from pairsift.stages.download.fetch import Fetcher
 from pairsift.stages.download.manners import CONTACT_LINE, Manners, MannersOptions, Surroundings
 from pairsift.stages.download.network import NetworkLoop, cancel_all, network_loop
+from pairsift.stages.download.session import open_session
 from pairsift.stages.download.wanted import HashName, wanted_of
-from pairsift.stages.download.worker import Row, RowOptions, Worker
+from pairsift.stages.download.worker import RowOptions, Worker
 from pairsift.stages.images import ImageOptions
 
 _MAX_RESOLVER_THREADS = 32
@@ -54,14 +56,14 @@ class Download(ImageOptions, MannersOptions, Stage):
         2,
         ge=0,
         description="further attempts where the fault may pass (DNS, connection refused or lost, 429, 5xx), after 0.5, 1, 2, … "
-        "seconds, at most 8; a timeout or a 404 is not asked again",
+        "seconds, at most 8; a deadline that ran out or a 404 is not asked again",
     )
     connections: Annotated[int, OPERATIONAL] = Field(256, gt=0, description="downloads under way at a time, per worker")
     inflight_bytes: Annotated[int, OPERATIONAL] = Field(
         256_000_000,
         gt=0,
-        description="memory per worker for bodies under way and finished images; fewer downloads are under way where the usual "
-        "body is large",
+        description="memory per worker for bodies under way and finished images, exceeded by one body at most; fewer downloads "
+        "are under way where the usual body is large, and bodies wait where it is used up",
     )
     max_bytes: int = Field(50_000_000, gt=0, description="largest body in bytes, content encoding undone; too_many_bytes")
     max_redirects: int = Field(5, ge=0, description="redirects followed; too_many_redirects")
@@ -189,7 +191,7 @@ class Download(ImageOptions, MannersOptions, Stage):
             blocklists if blocklists.of_content else None,
         )
         fetcher = Fetcher(session, limits)
-        pool: DecodePool[Row] = DecodePool(decoders, self._threads())
+        pool = DecodePool(decoders, self._threads())
         return session, Worker(fetcher, self._manners(session, blocklists), pool, columns, options)
 
     def _manners(self, session: aiohttp.ClientSession, blocklists: Blocklists) -> Manners:

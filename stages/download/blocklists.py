@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from yarl import URL
 
 from pairsift.stages.base import ConfigError
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 from pairsift.stages.storage import absolute
 

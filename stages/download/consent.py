@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from multidict import CIMultiDictProxy
 
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 
 # X-Robots-Tag directives with a value after their colon: they are no product's name.

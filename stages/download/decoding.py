@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _MOST_SECONDS = 0.02  # that results wait for those of others; an image that takes longer ends the round by itself
@@ -33,13 +33,13 @@ class Outcome(Generic[T]):
     error: Exception | None
 
 
-class DecodePool(Generic[T]):
+class DecodePool:
     """Runs functions in an executor's threads. Belongs to the loop on which it is used."""
 
     def __init__(self, executor: Executor, threads: int) -> None:
         self._executor = executor
         self._most_rounds = _AHEAD * threads
-        self._waiting: deque[_Job[T]] = deque()
+        self._waiting: deque[_Job[Any]] = deque()
         self._rounds = 0
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -56,7 +56,7 @@ class DecodePool(Generic[T]):
             done = loop.run_in_executor(self._executor, _round, self._waiting)
             done.add_done_callback(partial(self._deliver, loop))
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop, done: "asyncio.Future[list[Outcome[T]]]") -> None:
+    def _deliver(self, loop: asyncio.AbstractEventLoop, done: "asyncio.Future[list[Outcome[Any]]]") -> None:
         self._rounds -= 1
         if done.cancelled():  # the executor was shut down, and nobody waits any more
             return
@@ -66,14 +66,14 @@ class DecodePool(Generic[T]):
             if outcome.error is not None:
                 outcome.job.result.set_exception(outcome.error)
             else:
-                outcome.job.result.set_result(outcome.value)  # type: ignore[arg-type]  # T may be None itself
+                outcome.job.result.set_result(outcome.value)
         if self._waiting:
             self._begin(loop)
 
 
-def _round(waiting: "deque[_Job[T]]") -> list[Outcome[T]]:
+def _round(waiting: "deque[_Job[Any]]") -> list[Outcome[Any]]:
     """Work through what is waiting until there is nothing left or time is up. Other threads may do so at the same time."""
-    outcomes: list[Outcome[T]] = []
+    outcomes: list[Outcome[Any]] = []
     until = time.perf_counter() + _MOST_SECONDS
     while waiting and (not outcomes or time.perf_counter() < until):
         try:

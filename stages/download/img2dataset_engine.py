@@ -23,10 +23,10 @@ import pyarrow as pa
 
 from pairsift.stages.base import Transform
 from pairsift.stages.download.exif import exif_json
-from pairsift.stages.download.img2dataset_messages import fetch_failure, resize_failure
 from pairsift.stages.download.wanted import HashName, Wanted, hex_digest, wanted_of
 from pairsift.stages.fates import Failure
 from pairsift.stages.images import ImageOptions
+from pairsift.stages.img2dataset_messages import fetch_failure, resize_failure
 
 Row = dict[str, Any]  # column name → value; what is not named is null
 

@@ -14,15 +14,20 @@ from multidict import CIMultiDictProxy
 from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
-from pairsift.stages.base import OPERATIONAL, ConfigError
+from pairsift.stages.base import OPERATIONAL
 from pairsift.stages.download.bandwidth import Bandwidth
 from pairsift.stages.download.blocklists import BlocklistFiles, Blocklists
+from pairsift.stages.download.body import Visit
 from pairsift.stages.download.consent import Consent
-from pairsift.stages.download.fetch import Fetcher, FetchError, Visit
-from pairsift.stages.download.hosts import HostLimits, Hosts, Patience, Turn, is_loopback, throttled
+from pairsift.stages.download.errors import FetchError
+from pairsift.stages.download.fetch import Fetcher
+from pairsift.stages.download.host import HostLimits, Patience, throttled
+from pairsift.stages.download.host_names import is_loopback
+from pairsift.stages.download.hosts import Hosts, Turn
 from pairsift.stages.download.proxy import TargetCheck
 from pairsift.stages.download.robots import MAX_BYTES, Robots, Rules
-from pairsift.stages.download.slots import Slots
+from pairsift.stages.download.slots import SLOT_BYTES, Share, Slots
+from pairsift.stages.fates import Failure
 
 _HEADER_TEXT = r"^[\x20-\x27\x2a-\x7e]+$"  # printable ASCII without parentheses, which delimit comments in User-Agent
 _PRODUCT = "pairsift"
@@ -135,11 +140,10 @@ class Manners:
 
         Raises:
             FetchError: it may not be asked for.
-            ConfigError: nobody has said who asks.
         """
         host = url.raw_host or ""
         if self._contact is None and not is_loopback(host):
-            raise ConfigError(f"download has no contact, and {host} is not loopback. Add: {CONTACT_LINE}")
+            raise FetchError(Failure.NO_CONTACT, f"{host} is not loopback. Add to download: {CONTACT_LINE}")
         self.around.blocklists.check_url(url, text)
         if self._targets is not None:
             await self._targets.check(url, self.around.timeout)
@@ -153,8 +157,7 @@ class Manners:
         for attempt in range(self.around.retries + 1):
             turn = await self.hosts.enter(url.raw_host or "", Patience(self.patience))
             try:
-                async with self.slots:
-                    answer = await self.around.fetcher.beginning(url, MAX_BYTES)
+                answer = await self._robots_file(url)
             except FetchError as error:
                 turn.leave(error)
                 if not error.again or attempt == self.around.retries:
@@ -167,10 +170,17 @@ class Manners:
             await asyncio.sleep(2.0**attempt / 2)
         raise AssertionError("the last attempt returns or raises")
 
+    async def _robots_file(self, url: URL) -> tuple[int, bytes]:
+        share = await self.slots.acquire(size=MAX_BYTES + SLOT_BYTES)  # rows wait for it, so it waits for none of them
+        try:
+            return await self.around.fetcher.beginning(url, MAX_BYTES)
+        finally:
+            self.slots.release(share)
+
 
 class PoliteVisit(Visit):
-    """One row on its way through one or more hosts. Holds a connection from `enter` until it enters elsewhere, or is closed:
-    a body that waits for its decoder keeps its connection from being used for the next body."""
+    """One row on its way through one or more hosts. Holds a slot, and the bytes of its body, from `enter` until it enters
+    elsewhere, or is closed: a body that waits for its decoder keeps its slot from being used for the next body."""
 
     def __init__(self, manners: Manners, text: str | None) -> None:
         self._manners = manners
@@ -178,7 +188,8 @@ class PoliteVisit(Visit):
         self._patience = Patience(manners.patience)
         self._turn: Turn | None = None
         self._paid: float | None = None
-        self._holds_slot = False
+        self._age = manners.slots.age()
+        self._share: Share | None = None
 
     async def enter(self, url: URL) -> None:
         """Ask for permission, then wait: for the host, for bandwidth, for a connection."""
@@ -189,8 +200,7 @@ class PoliteVisit(Visit):
             if self._manners.bandwidth is not None:
                 self.received = 0
                 self._paid = await self._manners.bandwidth.enter()
-            await self._manners.slots.acquire()
-            self._holds_slot = True
+            self._share = await self._manners.slots.acquire(self._age)
         except BaseException:
             self.close()
             raise
@@ -207,15 +217,28 @@ class PoliteVisit(Visit):
     def check_headers(self, headers: CIMultiDictProxy[str]) -> None:
         self._manners.consent.check(headers)
 
+    def grow(self, size: int) -> bool:
+        assert self._share is not None
+        return self._manners.slots.grow(self._share, size)
+
+    async def wait_to_grow(self, size: int) -> None:
+        assert self._share is not None
+        await self._manners.slots.wait_to_grow(self._share, size)
+
+    def arrived(self, size: int) -> None:
+        """All of the body is there, and has so many bytes. They are held until `close`."""
+        assert self._share is not None
+        self._manners.slots.shrink(self._share, size)
+
     def close(self) -> None:
         """Give back whatever is held."""
         if self._turn is not None:
             self._turn.leave(answered=False)
             self._turn = None
         self.leave()
-        if self._holds_slot:
-            self._holds_slot = False
-            self._manners.slots.release()
+        share, self._share = self._share, None
+        if share is not None:
+            self._manners.slots.release(share)
 
     async def wait(self, error: FetchError, backoff: float) -> None:
         """Before the next attempt: the back-off, or what the host asks for if that is longer. Raises FetchError(THROTTLED)."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from yarl import URL
 
 from pairsift.stages.download.addresses import AddressRule, PrivateAddressError, Resolver
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 
 _FRESH_SECONDS = 300.0  # how long an answer holds

@@ -21,7 +21,7 @@ from protego import Protego
 from yarl import URL
 
 from pairsift.stages.download.consent import training_refused
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5: the least that a crawler must read; more is not read
@@ -113,7 +113,7 @@ class Robots:
         except FetchError as error:
             raise FetchError(error.failure, f"robots.txt: {error}", again=False) from error
         if status == 429 or status >= 500:
-            failure = Failure.HTTP_429 if status == 429 else Failure.HTTP_5XX
+            failure = {429: Failure.HTTP_429, 503: Failure.HTTP_503}.get(status, Failure.HTTP_5XX)
             raise FetchError(failure, f"robots.txt: {status}", again=False)
         if not 200 <= status < 300:
             return NO_RULES

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.blur import Box
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 from pairsift.stages.images import ImageError
 

@@ -4,21 +4,21 @@ import asyncio
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
 from pairsift.stages.download.blocklists import Blocklists
 from pairsift.stages.download.decoding import DecodePool
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.exif import exif_json
-from pairsift.stages.download.fetch import Fetcher, FetchError, parse_url
-from pairsift.stages.download.hosts import host_of, interleaved
+from pairsift.stages.download.fetch import Fetcher
+from pairsift.stages.download.host_names import host_of, interleaved
 from pairsift.stages.download.manners import Manners
 from pairsift.stages.download.slots import Slots
+from pairsift.stages.download.tables import Row, table_of
+from pairsift.stages.download.urls import parse_url
 from pairsift.stages.download.wanted import NOTHING, HashName, Wanted, boxes_of, check_hash, hex_digest
 from pairsift.stages.images import ImageError, ImageOptions, prepare
-
-Row = dict[str, Any]  # column name → value; what is not named is null
 
 BACKOFF_SECONDS = 0.5  # before the second attempt; doubles with each further one
 MAX_BACKOFF_SECONDS = 8.0
@@ -40,7 +40,7 @@ class Worker:
     """Turns tables of URLs into tables of images. Lives on the network loop; shared by all units of a stage's worker."""
 
     def __init__(
-        self, fetcher: Fetcher, manners: Manners, decoders: DecodePool[Row], schema: pa.Schema, options: RowOptions
+        self, fetcher: Fetcher, manners: Manners, decoders: DecodePool, schema: pa.Schema, options: RowOptions
     ) -> None:
         self._fetcher = fetcher
         self._manners = manners
@@ -58,6 +58,8 @@ class Worker:
         tasks = [started[index] for index in range(len(urls))]
         try:
             rows = await asyncio.gather(*tasks)
+            # Not on this loop: to copy a unit's images takes long enough to keep all other downloads waiting.
+            return await self._decoders.run(partial(table_of, rows, self._schema))
         except BaseException:
             for task in tasks:
                 task.cancel()
@@ -65,7 +67,6 @@ class Worker:
             raise
         finally:
             kept.release()
-        return pa.Table.from_pylist(rows, schema=self._schema)
 
     async def _row(self, text: str | None, wanted: Wanted, kept: "_Kept") -> Row:
         try:
@@ -83,7 +84,7 @@ class Worker:
             # The attempt's deadline starts only when it has one: a row never fails for the length of our own queue.
             try:
                 body = await self._fetcher.fetch(url, visit)
-                self._manners.slots.received(len(body))
+                visit.arrived(len(body))
                 return await self._decoders.run(partial(image_row, body, self._options, wanted))
             except FetchError as error:
                 if not error.again or attempt == self._options.retries:

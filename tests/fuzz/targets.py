@@ -8,8 +8,10 @@ from mutate import damaged, damaged_text
 from yarl import URL
 
 from pairsift.stages.download.addresses import AddressRule
+from pairsift.stages.download.body import retry_after
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.exif import exif_json
-from pairsift.stages.download.fetch import FetchError, parse_url, redirect_target, retry_after
+from pairsift.stages.download.urls import parse_url, redirect_target
 from pairsift.stages.image_costs import too_costly
 from pairsift.stages.image_headers import header_size, is_truncated, sniff
 from pairsift.stages.images import ImageError, ImageOptions, StoredImage, prepare

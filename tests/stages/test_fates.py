@@ -7,7 +7,7 @@ WORDS_OF_IMG2DATASET = {"success", "failed_to_download", "failed_to_resize"}
 
 
 def test_statuses_are_a_closed_set() -> None:
-    others = {"failed_to_read", "failed_to_compute", "rejected", "duplicate"}
+    others = {"failed_to_read", "failed_to_compute", "rejected", "duplicate", "removed"}
     assert {status.value for status in Status} == WORDS_OF_IMG2DATASET | others
 
 
@@ -27,6 +27,7 @@ def test_no_two_codes_mean_the_same() -> None:
 
 def test_what_is_worth_asking_again() -> None:
     again = {failure for failure in Failure if failure.transient}
-    assert {Failure.TIMEOUT, Failure.DNS_ERROR, Failure.HTTP_429, Failure.HTTP_5XX, Failure.CONNECTION_LOST} <= again
+    servers = {Failure.TIMEOUT, Failure.NO_ANSWER, Failure.HTTP_429, Failure.HTTP_503, Failure.INCOMPLETE_BODY}
+    assert servers <= again
     assert not again & {Failure.HTTP_404, Failure.HTTP_410, Failure.NOT_AN_IMAGE, Failure.INVALID_URL, Failure.PROCESS_DIED}
     assert all(failure.status is Status.FAILED_TO_DOWNLOAD for failure in again), "only servers change their minds"

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import threading
@@ -78,6 +79,44 @@ def test_of_two_writers_one_wins_wholly(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_a_new_file_is_never_written_over(folder: Folder) -> None:
+    assert folder.create_exclusive("x/y", b"one")
+    assert not folder.create_exclusive("x/y", b"two")
+    assert folder.read("x/y") == b"one"
+    assert folder.names("x") == ["y"]
+    folder.remove("x/y")
+    assert folder.create_exclusive("x/y", b"three")
+
+
+def test_of_two_writers_of_a_new_file_one_is_told_so(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    wrote: list[bytes] = []
+    ready = threading.Barrier(4)
+
+    def write(body: bytes) -> None:
+        ready.wait()
+        if folder.create_exclusive("x", body):
+            wrote.append(body)
+
+    writers = [threading.Thread(target=write, args=(bytes([n]) * 300_000,)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert wrote == [folder.read("x")]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = Folder(str(tmp_path))
+    assert [folder.create_exclusive("x", body) for body in (b"1", b"2")] == [True, False]
+    assert (folder.read("x"), os.listdir(tmp_path)) == (b"1", ["x"])
+
+
 def test_a_folder_travels(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     folder.write("x", b"1")
@@ -95,3 +134,13 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Folder("/").uri == "/"
     assert Folder("x").local
     assert not Folder("memory://x").local
+
+
+def test_what_dead_writers_left_is_swept(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.sweep("not there")
+    folder.write("shards/a.tar", b"whole")
+    for name in (f".a.tar.{'0' * 32}.tmp", ".hidden", "b.tmp"):
+        (tmp_path / "shards" / name).write_bytes(b"x")
+    folder.sweep("shards")
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [".hidden", "a.tar", "b.tmp"]

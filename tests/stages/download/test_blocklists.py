@@ -9,7 +9,7 @@ from yarl import URL
 from pairsift.stages.base import ConfigError
 from pairsift.stages.download import Download
 from pairsift.stages.download.blocklists import BlocklistFiles, Blocklists
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 
 
 def lists(folder: Path, **texts: str) -> Blocklists:

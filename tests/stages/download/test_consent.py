@@ -2,7 +2,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pairsift.stages.download.consent import Consent, forbidding, training_refused, usage
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 
 DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})

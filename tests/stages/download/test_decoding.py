@@ -13,7 +13,7 @@ import pytest
 from pairsift.stages.download.decoding import DecodePool
 
 
-def with_pool(threads: int, scenario: Callable[[DecodePool[Any]], Any]) -> Any:
+def with_pool(threads: int, scenario: Callable[[DecodePool], Any]) -> Any:
     async def go() -> Any:
         with ThreadPoolExecutor(threads) as executor:
             return await scenario(DecodePool(executor, threads))
@@ -23,7 +23,7 @@ def with_pool(threads: int, scenario: Callable[[DecodePool[Any]], Any]) -> Any:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_gets_its_own_result(threads: int) -> None:
-    async def scenario(pool: DecodePool[int]) -> list[int]:
+    async def scenario(pool: DecodePool) -> list[int]:
         return await asyncio.gather(*(pool.run(partial(pow, number, 2)) for number in range(500)))
 
     assert with_pool(threads, scenario) == [number**2 for number in range(500)]
@@ -33,7 +33,7 @@ def test_an_error_is_its_own_works() -> None:
     def work(number: int) -> float:
         return 1 / (number % 3)
 
-    async def scenario(pool: DecodePool[float]) -> list[Any]:
+    async def scenario(pool: DecodePool) -> list[Any]:
         return await asyncio.gather(*(pool.run(partial(work, number)) for number in range(9)), return_exceptions=True)
 
     results = with_pool(2, scenario)
@@ -54,7 +54,7 @@ def test_no_more_threads_than_asked_for_and_none_idle() -> None:
         with lock:
             running -= 1
 
-    async def scenario(pool: DecodePool[None]) -> None:
+    async def scenario(pool: DecodePool) -> None:
         await asyncio.gather(*(pool.run(work) for _ in range(8)))
 
     with_pool(2, scenario)
@@ -64,7 +64,7 @@ def test_no_more_threads_than_asked_for_and_none_idle() -> None:
 def test_who_is_cancelled_is_not_worked_for() -> None:
     done: list[int] = []
 
-    async def scenario(pool: DecodePool[None]) -> None:
+    async def scenario(pool: DecodePool) -> None:
         first = asyncio.ensure_future(pool.run(partial(time.sleep, 0.1)))
         others = [asyncio.ensure_future(pool.run(partial(done.append, number))) for number in range(5)]
         await asyncio.sleep(0.02)

@@ -3,22 +3,12 @@ from collections.abc import Coroutine
 from itertools import pairwise
 from typing import Any
 
-import pytest
-
-from pairsift.stages.download.fetch import FetchError
-from pairsift.stages.download.hosts import (
-    DOWN_AFTER,
-    HostLimits,
-    Hosts,
-    Patience,
-    Turn,
-    host_of,
-    interleaved,
-    is_loopback,
-)
+from pairsift.stages.download.errors import FetchError
+from pairsift.stages.download.host import DOWN_AFTER, HostLimits, Patience
+from pairsift.stages.download.hosts import Hosts, Turn
 from pairsift.stages.fates import Failure
 
-BUSY = FetchError(Failure.HTTP_5XX, status=503)
+BUSY = FetchError(Failure.HTTP_503, status=503)
 ABSENT = FetchError(Failure.CONNECT_ERROR)
 
 
@@ -46,29 +36,6 @@ async def times(hosts: Hosts, count: int) -> list[float]:
         return at
 
     return sorted(await asyncio.gather(*(one() for _ in range(count))))
-
-
-def test_a_share_never_is_nothing() -> None:
-    share = HostLimits(concurrency=8, rate=12, loopback=True).share(3)
-    assert (share.concurrency, share.rate, share.loopback) == (2, 4, True)
-    assert HostLimits(concurrency=2).share(5) == HostLimits(concurrency=1)
-
-
-@pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"])
-def test_loopback_by_name(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["example.com", "localhost.example.com", "10.0.0.1", "128.0.0.1", "", "0x7f000001"])
-def test_not_loopback_by_name(host: str) -> None:
-    assert not is_loopback(host)
-
-
-def test_interleaving_goes_round_the_hosts_and_keeps_each_in_order() -> None:
-    urls = ["http://a/1", "http://a/2", "HTTP://A/3", "http://b/1", None, "http://c/1", "http://b/2"]
-    order = interleaved(range(len(urls)), map(host_of, urls))
-    assert order == [0, 3, 4, 5, 1, 6, 2]
-    assert interleaved([], []) == []
 
 
 def test_turns_are_given_back_when_a_row_is_given_up() -> None:

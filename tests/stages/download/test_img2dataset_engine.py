@@ -11,8 +11,8 @@ import pytest
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.download import Download
-from pairsift.stages.download.img2dataset_messages import fetch_failure, resize_failure
 from pairsift.stages.fates import Failure
+from pairsift.stages.img2dataset_messages import fetch_failure, resize_failure
 
 AS_IT_DOES = {
     "engine": "img2dataset",

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.download import Download
-from pairsift.stages.download.hosts import DOWN_AFTER
+from pairsift.stages.download.host import DOWN_AFTER
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 LIMITED = {"loopback": True}
@@ -232,7 +232,7 @@ def test_a_host_that_is_down_is_not_asked_for_every_row(download: Any) -> None:
         table = download([url] * 100, timeout=0.2, per_host={"concurrency": 2, **LIMITED})
         server.close()
         on(loop, asyncio.sleep(0.1))
-    assert failures(table) == ["timeout"] * 100
+    assert failures(table) == ["no_answer"] * 100
     assert table.column("failure_detail").to_pylist().count("host is down: not asked") >= 100 - DOWN_AFTER - 1
     assert connections <= DOWN_AFTER + 1
 
@@ -272,7 +272,7 @@ def test_redirects_ask_the_robots_txt_of_where_they_lead(town: Town, download: A
         (always(403), None),
         (always(404), None),
         (always(301, Location="/robots.txt"), None),  # round and round: as if there were none
-        (always(503), "http_5xx"),
+        (always(503), "http_503"),
         (always(429), "http_429"),
         (drip(), "timeout"),
     ],
@@ -379,8 +379,13 @@ def test_without_a_contact_only_loopback_is_asked(town: Town, download: Any) -> 
     Download(contact="https://crawl.example/").check()
     Download(allow_private_addresses=True).check()
     assert failures(download([town.url(0, "/a")], contact=None)) == [None]
-    with pytest.raises(ConfigError, match=r"no contact, and images\.invalid is not loopback"):
-        download(["http://images.invalid/a.jpg"], contact=None)
+    town.answers["/away"] = always(302, Location="http://images.invalid/a.jpg")
+    urls = ["http://images.invalid/a.jpg", town.url(0, "/away"), town.url(0, "/b")]
+    table = download(urls, contact=None)
+    assert failures(table) == ["no_contact", "no_contact", None]
+    details = table.column("failure_detail").to_pylist()
+    assert details[0] == details[1]
+    assert details[0].startswith("images.invalid is not loopback. Add to download: contact: ")
 
 
 def test_the_default_user_agent_is_honest() -> None:

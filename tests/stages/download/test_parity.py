@@ -270,7 +270,7 @@ def test_without_reencoding_our_engine_still_looks_at_the_file(theirs: Any, ours
             assert_same(name, mine[name], expected[name], "status", "image", "exif", "sha256")
             assert mine[name]["width"] == mine[name]["original_width"] > 0
     assert expected["page.jpg"]["status"] == "success"  # a web page in a shard, called .jpg
-    assert mine["page.jpg"]["failure"] == "not_an_image"
+    assert mine["page.jpg"]["failure"] == "html_page"
 
 
 def test_hashes_are_verified_alike(theirs: Any, ours: Any, corpus: dict[str, bytes]) -> None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from yarl import URL
 
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.proxy import TargetCheck
 from pairsift.stages.fates import Failure
 

@@ -4,7 +4,7 @@ import time
 import pytest
 from yarl import URL
 
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.robots import MAX_CRAWL_DELAY, Robots, Rules, parsed
 from pairsift.stages.fates import Failure
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pairsift.stages.base import ConfigError
-from pairsift.stages.download.fetch import FetchError
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.wanted import Wanted, boxes_of, check_hash, wanted_of
 from pairsift.stages.fates import Failure
 from pairsift.stages.images import ImageError

@@ -23,7 +23,7 @@ def test_no_column_that_was_not_asked_for(photo: bytes) -> None:
 def test_a_bad_body_is_told_by_code() -> None:
     with pytest.raises(ImageError) as caught:
         image_row(b"<html>", RowOptions(ImageOptions(), retries=0, extract_exif=True, compute_hash="sha256"))
-    assert caught.value.failure is Failure.NOT_AN_IMAGE
+    assert caught.value.failure is Failure.HTML_PAGE
 
 
 def test_backoff_doubles_within_bounds_and_is_never_the_same_for_all() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pyarrow as pa
 import pytest
 from hostile import cases, images
@@ -18,8 +16,10 @@ from hostile.server import GOOD, Server
 from yarl import URL
 
 from pairsift.stages.download import Download
-from pairsift.stages.download.addresses import AddressRule, Resolver
-from pairsift.stages.download.fetch import Fetcher, FetchError, Limits, _Connector, open_session
+from pairsift.stages.download.body import Limits
+from pairsift.stages.download.errors import FetchError
+from pairsift.stages.download.fetch import Fetcher
+from pairsift.stages.download.session import open_session
 from pairsift.stages.fates import Failure
 from pairsift.stages.images import ImageOptions, prepare
 
@@ -104,15 +104,24 @@ def failure(url: str, limits: Limits = LIMITS) -> FetchError:
     return caught.value
 
 
-@pytest.mark.parametrize("path", ["no_answer", "header_drip", "early_hints_without_end", "tiny_chunks"])
-def test_the_deadline_is_kept_whatever_comes(hostile: Server, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("no_answer", Failure.NO_ANSWER),
+        ("header_drip", Failure.SLOW_HEADERS),
+        ("early_hints_without_end", Failure.SLOW_HEADERS),
+        ("tiny_chunks", Failure.TIMEOUT),
+    ],
+)
+def test_the_deadline_is_kept_whatever_comes(hostile: Server, path: str, code: Failure) -> None:
     began = time.monotonic()
-    assert failure(hostile.url(path)).failure is Failure.TIMEOUT
+    error = failure(hostile.url(path))
+    assert (error.failure, error.again) == (code, False)
     assert time.monotonic() - began < 2
 
 
 def test_a_handshake_that_never_ends(hostile: Server) -> None:
-    assert failure(f"https://127.0.0.1:{hostile.mute}/").failure is Failure.TIMEOUT
+    assert failure(f"https://127.0.0.1:{hostile.mute}/").failure is Failure.TLS_TIMEOUT
 
 
 @pytest.mark.parametrize("path", ["body_drip", "body_stalls"])
@@ -130,7 +139,7 @@ def test_a_slow_body_is_given_up_before_the_deadline(hostile: Server, path: str)
 def test_nonsense_in_the_middle_of_a_body_is_not_waited_for(hostile: Server, path: str) -> None:
     patient = Limits(timeout=30, max_bytes=8_000_000, max_redirects=0)
     began = time.monotonic()
-    assert failure(hostile.url(path), patient).failure is Failure.PROTOCOL_ERROR
+    assert failure(hostile.url(path), patient).failure is Failure.BAD_CHUNKS
     assert time.monotonic() - began < 3
 
 
@@ -158,67 +167,20 @@ def test_honest_keep_alive_is_kept(hostile: Server) -> None:
     assert hostile.connections == before + 1
 
 
-class Names(Resolver):
-    """Answers to each query for a name in turn, as a name server under a stranger's control may. Nothing but the names is
-    made up: the addresses are connected to."""
-
-    def __init__(self, *answers: list[str]) -> None:
-        self.answers = list(answers)
-
-    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[Any]:
-        addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        flags = socket.AI_NUMERICHOST
-        return [
-            {"hostname": host, "host": a, "port": port, "family": socket.AF_INET, "proto": 0, "flags": flags} for a in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
-def fetch_twice(hostile: Server, resolver: Resolver, rule: AddressRule) -> list[bytes | Failure]:
-    """127.0.0.1 stands for a public address: the rule allows it and the public ones, and no others."""
-
-    async def run() -> list[bytes | Failure]:
-        connector = _Connector(resolver=resolver, socket_factory=rule.socket, use_dns_cache=False, force_close=True)
-        results: list[bytes | Failure] = []
-        async with aiohttp.ClientSession(connector=connector) as session:
-            for _ in range(2):
-                try:
-                    results.append(await Fetcher(session, LIMITS).fetch(URL(f"http://names.example:{hostile.port}/good")))
-                except FetchError as error:
-                    results.append(error.failure)
-        return results
-
-    return asyncio.run(run())
-
-
-def test_a_name_that_becomes_private(hostile: Server) -> None:
-    rule = AddressRule(["127.0.0.1"])
-    rebinding = Names(["127.0.0.1"], ["169.254.169.254"])
-    assert fetch_twice(hostile, Resolver(rule, rebinding), rule) == [GOOD, Failure.PRIVATE_ADDRESS]
-    private = Names(["10.0.0.1", "192.168.0.1"])
-    assert fetch_twice(hostile, Resolver(rule, private), rule) == [Failure.PRIVATE_ADDRESS] * 2
-    mixed = Names(["127.0.0.2", "127.0.0.1", "10.0.0.1"])
-    assert fetch_twice(hostile, Resolver(rule, mixed), rule) == [GOOD] * 2
-
-
-def test_addresses_are_checked_at_the_connection_too(hostile: Server) -> None:
-    """As if the resolver's answer had passed, and another one were connected to."""
-    rule = AddressRule(["127.0.0.1"])
-    assert fetch_twice(hostile, Names(["127.0.0.2"]), rule) == [Failure.PRIVATE_ADDRESS] * 2
-
-
 def test_memory_is_bounded_whatever_comes(hostile: Server, tmp_path: Path) -> None:
     """In a process of its own, so that its peak is that of these rows: a gigabyte in gzip, endless bodies, all bombs."""
-    bombs = [hostile.url(f"image/{name}") for name, (_, code) in images.REFUSED.items() if code in ("too_large", "too_costly")]
+    bombs = [
+        hostile.url(f"image/{name}") for name, (_, code) in images.REFUSED.items() if code in ("too_many_pixels", "too_costly")
+    ]
     bombs.append(hostile.url("image/png_chunk_of_4_gb"))
     endless = [hostile.url(path) for path in cases.ANSWERS if "without_end" in path or "bomb" in path]
     endless.remove(hostile.url("early_hints_without_end"))  # a trickle
     script = (
-        "import asyncio, resource, sys, pyarrow as pa\n"
+        "import asyncio, re, sys, pyarrow as pa\n"
         "from pairsift.stages.download import Download\n"
-        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        # Not ru_maxrss, which a child takes over from its parent.
+        r"def peak(): return int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024"
+        "\n"
         "async def ask(transform, urls): return await transform(pa.table({'url': urls}))\n"
         "stage = Download(allow_private_addresses=True, timeout=2, retries=0, max_bytes=4_000_000, connections=8)\n"
         "with stage.open() as transform:\n"

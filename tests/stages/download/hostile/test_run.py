@@ -37,6 +37,7 @@ def test_the_fates_add_up(hostile: Server, tmp_path: Path) -> None:
         "output": str(tmp_path / "out"),
         "stages": [{"use": "download", "connections": 100, **cases.PARAMETERS}],
         "shards": {"rows": 20},
+        "guard": {"partial": 1},  # most of these rows are meant to fail
     }
     run(config, tmp_path, hostile.authority.path)
 
