@@ -28,9 +28,10 @@ test: $(VENV)/.dev  ## Run the tests
 
 check: lint types imports test  ## Run all that CI runs: lint, types, import rules, tests
 
-lint: $(VENV)/.dev  ## Check style and form (ruff)
+lint: $(VENV)/.dev  ## Check style and form (ruff; hadolint for the image)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docker/Dockerfile
 
 types: $(VENV)/.dev  ## Check types (mypy, strict)
 	$(BIN)/python -m mypy

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from pairsift.pipeline.config import Config
 from pairsift.pipeline.intake import Generation, Intake
-from pairsift.pipeline.ledger import Layer, Ledger, merge
+from pairsift.pipeline.ledger import Layer, Ledger
 from pairsift.pipeline.plan import make_plan
 from pairsift.stages import schema
 from pairsift.stages.base import ConfigError
-from pairsift.stages.download.img2dataset_messages import fetch_failure, resize_failure
 from pairsift.stages.fates import Status
+from pairsift.stages.img2dataset_messages import fetch_failure, resize_failure
 from pairsift.stages.storage import Folder
 
 Row = dict[str, Any]
@@ -106,10 +106,9 @@ def _check_urls(ledger: Ledger, intake: Layer, unit: int, rows: list[Row], shard
 
 
 def _commit(ledger: Ledger, layer: Layer, unit: int, rows: list[Row]) -> int:
-    done = ledger.read(layer, unit, (*layer.columns, "failure_detail"))
+    done = ledger.read(layer, unit, [])
     there = set() if done is None else set(done["ordinal"].to_pylist())
     new = sorted((row for row in rows if row["ordinal"] not in there), key=lambda row: int(row["ordinal"]))
     if new:
-        table = pa.Table.from_pylist(new, schema=layer.schema)
-        ledger.commit(layer, unit, table if done is None else merge(done.select(layer.schema.names), table))
+        ledger.commit(layer, unit, pa.Table.from_pylist(new, schema=layer.schema))
     return len(new)

@@ -7,18 +7,24 @@ cut into sub-batches that depend on nothing but the unit, and their results are 
 import asyncio
 import inspect
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pairsift.pipeline import poison
 from pairsift.pipeline.intake import Generation, read_generations, unit_rows
-from pairsift.pipeline.ledger import Layer, Ledger, Numbers, merge, scatter
+from pairsift.pipeline.ledger import Layer, Ledger, Numbers, merge, part_path, scatter
+from pairsift.pipeline.lock import Fence
 from pairsift.pipeline.plan import Plan, Step
+from pairsift.pipeline.tombstones import Tombstones
+from pairsift.pipeline.verdicts import UNREAD
 from pairsift.stages import schema, sql
 from pairsift.stages.base import Filter, Selector, Transform
 from pairsift.stages.fates import Failure
@@ -37,6 +43,20 @@ class StageReport:
     seconds: float = 0.0  # in the transform
     bytes: int = 0  # of images written
     ended: float = 0.0  # when it was done, in seconds since the epoch
+    deaths: int = 0  # earlier attempts that never ended
+    failures: dict[str, int] = field(default_factory=dict)  # rows by failure code
+    counts: dict[str, int] = field(default_factory=dict)  # what the stage counted itself, such as retries
+
+    def add(self, other: "StageReport") -> None:
+        """Take another unit's figures in."""
+        self.computed += other.computed
+        self.failed += other.failed
+        self.seconds += other.seconds
+        self.bytes += other.bytes
+        self.ended = max(self.ended, other.ended)
+        self.deaths += other.deaths
+        self.failures = dict(Counter(self.failures) + Counter(other.failures))
+        self.counts = dict(Counter(self.counts) + Counter(other.counts))
 
 
 @dataclass
@@ -46,6 +66,15 @@ class UnitReport:
     unit: int
     rows: int
     stages: dict[str, StageReport] = field(default_factory=dict)  # by layer name
+    rules: dict[str, tuple[int, int]] = field(default_factory=dict)  # rows that each filter saw and took, by its label
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run log: only what is not nothing."""
+        stages = {
+            name: {key: value for key, value in asdict(stage).items() if value and key != "ended"}
+            for name, stage in self.stages.items()
+        }
+        return {"unit": self.unit, "rows": self.rows, "stages": stages}
 
 
 @dataclass
@@ -77,6 +106,7 @@ class Span:
     end: int
     horizon: int  # steps up to here may still want the image bytes, in this chain or in the ones that follow it
     limit: int | None = None  # rows with an ordinal from here on are not part of this run
+    fence: Fence | None = None  # the run's right to write into the work folder
 
 
 def with_workers(span: Span, workers: int) -> Span:
@@ -97,11 +127,15 @@ class Chain:
         self._span = span
         self._ledger = Ledger(span.plan.config.work)
         self._generations: list[Generation] = read_generations(self._ledger)
+        self._tombstones = Tombstones.load(self._ledger.work)
         self._transforms: dict[int, Transform] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Chain":
+        """Raises FencedError where another run holds the work folder."""
+        if self._span.fence:
+            self._stack.enter_context(self._span.fence.inside())
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -114,9 +148,9 @@ class Chain:
         report = UnitReport(number, len(unit.table))
         for step in plan.steps[0 if passed is None else self._span.start : self._span.end]:
             if isinstance(step.entry, Filter):
-                self._filter(unit, step.entry)
+                self._filter(unit, step, report)
             elif isinstance(step.entry, Selector):
-                self._apply_mask(unit, step)
+                self._apply_mask(unit, step.index)
             elif step.index < self._span.start:
                 self._replay(unit, step)
             else:
@@ -128,11 +162,15 @@ class Chain:
         table = self._ledger.read(plan.intake, number, self._needed(plan.intake, 0))
         first, end = unit_rows(self._generations, number)
         if table is None or len(table) != end - first:
-            raise OSError(f"{self._ledger.work.uri}: unit {number} of the input layer is missing or damaged")
+            path = self._ledger.work.path(part_path(plan.intake, number, 0))
+            raise OSError(f"{path}: lacks rows of the input, or is missing; `pairsift check` says what to do")
         alive = table["failure"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
         if self._span.limit is not None:
             alive &= table["ordinal"].to_numpy() < self._span.limit
-        return Unit(number, table.drop_columns(["failure"]), alive)
+        unit = Unit(number, table.drop_columns(["failure"]), alive)
+        if self._tombstones:
+            self._apply_mask(unit, UNREAD)
+        return unit
 
     def _needed(self, layer: Layer, after: int) -> list[str]:
         """The layer's columns that steps from `after` on will read in this chain, or pass on."""
@@ -141,19 +179,26 @@ class Chain:
             wanted |= {f.name for f in schema.IMAGE_REFERENCE}
         return [column for column in layer.columns if column in wanted or column == schema.KEY.name]
 
-    def _filter(self, unit: Unit, entry: Filter) -> None:
+    def _filter(self, unit: Unit, step: Step, report: UnitReport) -> None:
+        entry = step.entry
+        assert isinstance(entry, Filter)
         rows = np.flatnonzero(unit.alive)
         if len(rows):
             names = {"ordinal", *entry.reads()}  # a table without columns would have no rows either
             table = unit.table.select([c for c in unit.table.column_names if c in names]).take(pa.array(rows))
-            unit.alive[rows] = sql.evaluate(entry.predicate(), table).to_numpy(zero_copy_only=False)
+            kept = sql.evaluate(entry.predicate(), table).to_numpy(zero_copy_only=False)
+            unit.alive[rows] = kept
+            if step.index >= self._span.start:  # else another chain has counted it
+                report.rules[step.label] = (len(rows), len(rows) - int(np.count_nonzero(kept)))
 
-    def _apply_mask(self, unit: Unit, step: Step) -> None:
+    def _apply_mask(self, unit: Unit, step: int) -> None:
         end = unit.first + len(unit.table)
         bounds = [("ordinal", ">=", unit.first), ("ordinal", "<", end)]
         work = self._ledger.work
-        file, system = work.path(mask_path(step.index)), None if work.local else work.filesystem
-        dead = pq.read_table(file, columns=["ordinal"], filters=bounds, filesystem=system)["ordinal"].to_numpy()
+        file, system = work.path(mask_path(step)), None if work.local else work.filesystem
+        dead = pq.read_table(file, columns=["ordinal"], filters=bounds, filesystem=system, use_threads=False)[
+            "ordinal"
+        ].to_numpy()
         unit.alive[dead - unit.first] = False
 
     def _replay(self, unit: Unit, step: Step) -> None:
@@ -183,17 +228,30 @@ class Chain:
         if len(rows):
             deaths = self._ledger.begin_attempt(layer, unit.number)
             try:
-                done = merge(done, await self._run(unit, step, rows, deaths, report))
-                self._ledger.commit(layer, unit.number, done)
+                new = await self._run(unit, step, rows, deaths, report)
+                if self._span.fence:
+                    self._span.fence.check()
+                done = self._commit(unit, layer, done, new)
             finally:  # an exception is no death: the process lives, and the attempt has ended
                 self._ledger.end_attempt(layer, unit.number)
         if done is not None:
             wanted = self._needed(layer, step.index + 1)
             self._absorb(unit, step, done.select(["ordinal", *wanted, "failure"]))
 
+    def _commit(self, unit: Unit, layer: Layer, done: pa.Table | None, new: pa.Table) -> pa.Table:
+        """Publish new rows; returns all that the layer holds of the unit."""
+        if self._ledger.commit(layer, unit.number, new):
+            return merge(done, new)
+        # An orphan of a killed run was first with some of them. What it said stands, and its images go with it.
+        if schema.IMAGE.name in unit.table.column_names and schema.IMAGE_PATH.name in layer.columns:
+            unit.table = unit.table.drop_columns([schema.IMAGE.name])
+        there = self._ledger.read(layer, unit.number, layer.columns + ("failure_detail",))
+        assert there is not None
+        return there.select(layer.schema.names)
+
     async def _run(self, unit: Unit, step: Step, rows: Numbers, deaths: int, report: UnitReport) -> pa.Table:
         """The stage's results for `rows` as its layer holds them."""
-        parts, seconds = [], 0.0
+        parts, seconds, counts = [], 0.0, Counter[str]()
         for batch in self._batches(unit, step, rows):
             if deaths >= DEATHS_BEFORE_ISOLATION:
                 result = await asyncio.to_thread(poison.isolate, step, batch)
@@ -201,10 +259,15 @@ class Chain:
                 result, taken = await self._transform(step, batch)
                 seconds += taken
             parts.append(checked(step, batch, result))
-        result = pa.concat_tables(parts).combine_chunks()
+            counts.update(_counted(result))
+        result = pa.concat_tables(parts)
+        result = _without(self._tombstones.mask(result), result)
+        result = result if len(parts) == 1 else result.combine_chunks()  # which copies images even where there is one chunk
         stats = report.stages.setdefault(_layer(step).name, StageReport())
         stats.computed += len(rows)
         stats.failed += len(rows) - result["failure"].null_count
+        stats.failures = dict(Counter(result["failure"].drop_null().to_pylist()))
+        stats.deaths, stats.counts = deaths, dict(counts)
         stats.seconds += seconds
         stats.ended = time.time()
         if step.makes_images:
@@ -217,7 +280,7 @@ class Chain:
         keys = unit.table["key"].take(pa.array(rows)).to_pylist()
         formats = result["image_format"].to_pylist()
         images = result["image"]
-        images = images.chunk(0) if images.num_chunks == 1 else images.combine_chunks()  # which copies even a single chunk
+        images = images.chunk(0) if images.num_chunks == 1 else images.combine_chunks()
         references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, images)
         stats.bytes += sum(length or 0 for length in references["image_length"].to_pylist())
         if any("image" in later.entry.reads() for later in self._span.plan.steps[step.index + 1 : self._span.horizon]):
@@ -236,7 +299,11 @@ class Chain:
             if step.index not in self._transforms:
                 self._transforms[step.index] = await asyncio.to_thread(self._stack.enter_context, step.stage.open())
             began = time.perf_counter()
-            result = await asyncio.to_thread(self._transforms[step.index], batch)
+            transform = self._transforms[step.index]
+            if inspect.iscoroutinefunction(transform):
+                result: Any = transform(batch)
+            else:
+                result = await asyncio.to_thread(transform, batch)
         if inspect.isawaitable(result):
             result = await result
         return result, time.perf_counter() - began
@@ -258,11 +325,27 @@ class Chain:
     def _images(self, unit: Unit, rows: Numbers) -> pa.Array:
         """Bytes that travelled with the unit, or the stored ones."""
         if "image" in unit.table.column_names:
-            images = unit.table["image"].take(pa.array(rows)).combine_chunks()
+            images = unit.table["image"].take(pa.array(rows))
+            images = images.chunk(0) if images.num_chunks == 1 else images.combine_chunks()
             if images.null_count == 0:
                 return images
         references = unit.table.select(["image_path", "image_offset", "image_length"])
         return self._ledger.read_images(references.take(pa.array(rows)))
+
+
+def _counted(result: pa.Table) -> dict[str, int]:
+    """What a transform counted while it worked, for the run log: numbers in its table's metadata, under "count.NAME"."""
+    found = result.schema.metadata or {}
+    return {key.decode().removeprefix("count."): int(value) for key, value in found.items() if key.startswith(b"count.")}
+
+
+def _without(removed: Numbers, result: pa.Table) -> pa.Table:
+    """A transform's answer, with nothing left of the rows whose hash has a tombstone."""
+    if not removed.any():
+        return result
+    taken = result.take(pa.array(np.arange(len(result)), mask=removed))
+    failures = pc.if_else(pa.array(removed), Failure.REMOVED.value, taken["failure"])
+    return taken.set_column(taken.column_names.index("failure"), "failure", failures)
 
 
 def _layer(step: Step) -> Layer:
@@ -271,8 +354,9 @@ def _layer(step: Step) -> Layer:
 
 
 def mask_path(step: int) -> str:
-    """Where the rows that a selector took out lie while a run goes on, sorted by ordinal."""
-    return f"masks/{step:03d}.parquet"
+    """Where the rows that a selector took out lie while a run goes on, sorted by ordinal; UNREAD: those that were dead before
+    the first step."""
+    return "masks/input.parquet" if step == UNREAD else f"masks/{step:03d}.parquet"
 
 
 def _cut(rows: Numbers, lengths: Numbers | None, most: int) -> Iterator[Numbers]:

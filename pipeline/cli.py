@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -16,15 +16,19 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from pairsift.pipeline import cli_download, show
+from pairsift.pipeline import cli_download, cli_upkeep, show
+from pairsift.pipeline.activity import Activity, activity
 from pairsift.pipeline.config import Config, catalog, load_config, resolve
+from pairsift.pipeline.guard import GuardError, is_partial
 from pairsift.pipeline.progress import OnTerminal
 from pairsift.pipeline.run import Options
 from pairsift.pipeline.run import run as run_config
+from pairsift.pipeline.stopping import GO_ON, Interrupted, SignalStop
 from pairsift.pipeline.survey import output_config, survey
 from pairsift.stages.base import ConfigError, Filter, Reader, Selector
+from pairsift.stages.storage import Folder
 
-DONE, FAILED, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 4  # exit codes; 3, partial, is for a later release
+DONE, FAILED, BAD_CONFIG, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 4  # exit codes
 
 app = typer.Typer(
     help="Curate image-text pairs: URL lists or datasets in; filtered, de-duplicated webdataset shards out; "
@@ -44,6 +48,16 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many i
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+def _seconds(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if unit.isdigit():
+        number, unit = text, "s"
+    try:
+        return float(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+    except (KeyError, ValueError):
+        raise typer.BadParameter(f"{text!r}: write it as 90s, 30m, 12h or 2d") from None
+
+
 @app.command()
 def run(
     config: ConfigPath,
@@ -54,25 +68,41 @@ def run(
     replace: Annotated[
         bool, typer.Option("--replace", help="Rewrite published shards that another config would fill otherwise.")
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try rows again that failed for a reason that may have passed.")
+    ] = False,
+    max_time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop cleanly after 90s, 30m, 12h, 2d.", parser=_seconds, show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Do what a config says, or what is left of it: download, compute, filter, pack.
 
     Run it again after a stop, or after a change: what is done is not done again. Exit codes: 0 done, 1 failed, 2 bad
-    config or input, 4 interrupted.
+    config or input, 3 done, but more rows failed than `guard.partial` allows, 4 interrupted (Ctrl-C, SIGTERM, --max-time).
     """
-    _finish(load_config(config, sets or ()), Options(runner, ray_address, limit, replace), as_json)
+    options = Options(runner, ray_address, limit, replace, retry_failed)
+    _finish(load_config(config, sets or ()), options, as_json, cast("float | None", max_time))
 
 
-def _finish(config: Config, options: Options, as_json: bool) -> None:
+def _finish(config: Config, options: Options, as_json: bool, max_seconds: float | None = None) -> None:
     """Run it, and show what came of it."""
-    with _interruptible():
-        outcome = run_config(config, options, OnTerminal())
+    stop = SignalStop(INTERRUPTED, max_seconds)
+    stop.listen()
+    try:
+        outcome = run_config(config, options, OnTerminal(), stop)
+    except Interrupted as error:
+        _complain(f"stopped: {error}; {GO_ON}", INTERRUPTED)
+    except GuardError as error:
+        _complain(str(error), FAILED)
     if as_json:
         print(json.dumps(outcome.report, indent=1))
-        return
-    show.funnel(console, outcome.funnel)
-    show.where(console, outcome)
+    else:
+        show.funnel(console, outcome.funnel)
+        show.where(console, outcome)
+    if is_partial(config.guard, outcome.funnel):
+        _complain(f"more than {config.guard.partial:.0%} of the rows failed (guard.partial)", PARTIAL)
 
 
 @app.command()
@@ -88,17 +118,19 @@ def status(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Say how far an output has come, while it runs or after it stopped."""
+    """Say what a run is doing, how the last one ended, and how far an output has come."""
     config = output_config(str(path)) if path.is_dir() or "://" in str(path) else load_config(path)
-    _survey(config, None, as_json)
+    _survey(config, None, as_json, activity(Folder(config.output)))
 
 
-def _survey(config: Config, limit: int | None, as_json: bool) -> None:
+def _survey(config: Config, limit: int | None, as_json: bool, doing: Activity | None = None) -> None:
     found = survey(config, limit)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
-    else:
-        show.survey(console, found)
+        print(json.dumps({**found.as_dict(), **({"activity": doing.as_dict()} if doing else {})}, indent=1))
+        return
+    if doing:
+        console.print(doing.sentence(), markup=False, soft_wrap=True)
+    show.survey(console, found)
 
 
 @app.command()
@@ -173,6 +205,7 @@ def demo(
 
 
 cli_download.register(app, _finish)
+cli_upkeep.register(app)
 
 
 def main() -> None:
@@ -193,7 +226,7 @@ def _interruptible() -> Iterator[None]:
         _complain("interrupted; what is done is kept: the same command goes on from here", INTERRUPTED)
 
 
-def _complain(message: str, code: int) -> None:
+def _complain(message: str, code: int) -> NoReturn:
     print(f"pairsift: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pairsift import stages
 from pairsift.stages.base import ConfigError, Entry, Filter, Reader, Selector, Stage
@@ -29,16 +29,61 @@ class Shards(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int = Field(10_000, gt=0, description="samples per shard; only the last of a generation may hold fewer")
+    max_bytes: int | None = Field(
+        None, gt=0, description="a shard ends before the sample that would make its tar larger; each has one at least"
+    )
+    shuffle_seed: int | None = Field(
+        None, description="put each generation's rows into an order that depends on this number and on their uids alone"
+    )
+    tail: Literal["short", "hold"] = Field(
+        "short", description="hold: rows that do not fill a shard wait for the next generation, which begins with them"
+    )
     layout: Literal["full", "img2dataset"] = Field(
         "full",
         description="img2dataset: shards of so many input rows, as it makes them, keys included: all of them in the Parquet, "
         "those that were kept in the tar",
     )
+    keys: Literal["ordinal", "source"] = Field(
+        "ordinal", description="source: samples are called as in the dataset that was read, as far as that can be"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_layout(self) -> "Shards":
+        asked = {
+            "max_bytes": self.max_bytes is not None,
+            "shuffle_seed": self.shuffle_seed is not None,
+            "tail: hold": self.tail == "hold",
+            "keys: source": self.keys == "source",
+        }
+        for name, there in asked.items():
+            if there and self.lists_all:
+                raise ValueError(f"{name} does not go with layout: img2dataset, whose shards are runs of `rows` input rows")
+        return self
 
     @property
     def lists_all(self) -> bool:
         """Whether a shard's Parquet has the rows that its tar has not."""
         return self.layout == "img2dataset"
+
+
+class Guard(BaseModel):
+    """When a run that loses rows is stopped, and when one that ended well is called partial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_failed: float = Field(
+        0.95, ge=0, le=1, description="share of a stage's rows that may fail before the run is stopped; 1: any"
+    )
+    max_rejected: float = Field(
+        0.995,
+        ge=0,
+        le=1,
+        description="share of the rows that a rule sees which it may take before the run is stopped; 1: any",
+    )
+    after: int = Field(1000, ge=1, description="rows that a stage or rule must have seen before it is judged")
+    partial: float = Field(
+        0.75, ge=0, le=1, description="share of all rows with a failure above which a finished run's exit code is 3; 1: never"
+    )
 
 
 class Config(BaseModel):
@@ -51,6 +96,7 @@ class Config(BaseModel):
     work: str
     stages: tuple[Stage | Filter | Selector, ...] = ()
     shards: Shards = Shards()
+    guard: Guard = Guard()
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -145,6 +191,7 @@ def _build(data: dict[str, Any]) -> Config:
         work=absolute(data["work"]) if data.get("work") else f"{output.rstrip('/')}/work",
         stages=tuple(build_entry(item, f"stages[{i}]", (Stage, Filter, Selector)) for i, item in enumerate(listed)),
         shards=_validated(Shards, data.get("shards") or {}, "shards"),
+        guard=_validated(Guard, data.get("guard") or {}, "guard"),
     )
 
 
@@ -180,7 +227,8 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> str:
         return f"{top}: unknown parameter{suggestion(top, known)}"
     if first["type"] == "missing":
         return f"{where}: missing"
-    problem = first["msg"][:1].lower() + first["msg"][1:]
+    message = first["msg"].removeprefix("Value error, ")
+    problem = message[:1].lower() + message[1:]
     return f"{where}: {problem}, not {first['input']!r}" if where else problem
 
 

@@ -1,81 +1,155 @@
 """The cut: filters and selectors applied to the ledger, by SQL over its columns; every input row gets one fate.
 
-The steps are played in the config's order. Each segment of row-local steps is one pass, a CASE over the layers joined
-by ordinal; each selector is one query over the rows that are left. A row that is alive where a stage's layer lacks it is
-*pending* there: the run computes those rows, and the cut is complete when none is left.
+The steps are played in the config's order. Each segment of row-local steps is one pass over the ledger's blocks, a CASE over
+the columns of its layers; each selector is one query over the rows that are left. A row that is alive where a stage's layer
+lacks it is *pending* there: the run computes those rows, and the cut is complete when none is left.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pairsift.pipeline import fate_table, machine, segment
+from pairsift.pipeline.blocks import Blocks
 from pairsift.pipeline.config import Shards
+from pairsift.pipeline.fate_table import FATES
 from pairsift.pipeline.intake import Generation
-from pairsift.pipeline.ledger import Layer, Ledger, unit_path
+from pairsift.pipeline.ledger import Layer, Ledger, Numbers
+from pairsift.pipeline.ledger_view import literal
+from pairsift.pipeline.places import Numbering, shard_keys
 from pairsift.pipeline.plan import Plan, Step
-from pairsift.stages import sql
-from pairsift.stages.base import ConfigError, Filter, Selector, Stage
-from pairsift.stages.fates import Failure, Status
+from pairsift.pipeline.retry import read_retries
+from pairsift.pipeline.sizes import sample_blocks
+from pairsift.pipeline.tombstones import Tombstones
+from pairsift.pipeline.verdicts import ALIVE, SET_ASIDE, UNREAD, Verdicts, stopped
+from pairsift.stages import schema, sql
+from pairsift.stages.base import Filter, Selector
+from pairsift.stages.fates import Failure
+from pairsift.stages.storage import Folder
 
-FATES = pa.schema(
-    [
-        pa.field("ordinal", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("uid", pa.string(), nullable=False),
-        pa.field("url", pa.string()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("code", pa.string()),  # of fates.Failure
-        pa.field("error_message", pa.string()),
-        pa.field("rejected_by", pa.string()),  # the filter's or selector's name, for rejects and duplicates
-        pa.field("score", pa.float64()),  # what the rule looked at
-        pa.field("duplicate_of", pa.string()),  # the keeper's key
-        pa.field("shard", pa.string()),  # "00000" for the kept; with `layout: img2dataset`, for all
-    ]
-)
-_INPUT = -1  # `stop` of a row that the reader could not read
+__all__ = ["FATES", "Cut", "Pending"]
+
+T = TypeVar("T")
+
+MOST_THREADS = 4  # each holds a block
+SHARE_OF_MEMORY = 0.3  # of the machine's, for a selector's tables; what does not fit goes to a folder spill-… in `work`
 _ROWS_PER_BATCH = 1 << 16
-_MARK = '"pairsift mark"'  # where a row stopped, times two, and one more where it is pending; no user's column is called so
 
 
 @dataclass(frozen=True)
 class Pending:
-    """Rows that wait for a stage, and the units they are in."""
+    """Rows that wait for a stage."""
 
     step: int
     rows: int
 
 
-class Cut:
-    """The state of one cut: a DuckDB table `state` with, for each row, the step it stopped at (null: still alive)."""
+class Held(NamedTuple):
+    """What a layer holds: rows, the images that these refer to, and their bytes."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, generations: list[Generation], limit: int | None = None) -> None:
+    rows: int
+    images: int
+    image_bytes: int
+
+
+class Cut:
+    """The state of one cut. Play it, ask what is pending, and when nothing is, for the fates.
+
+    `memory` is what DuckDB may take for a selector, in bytes; beyond it, it uses the disk.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        generations: list[Generation],
+        limit: int | None = None,
+        memory: int | None = None,
+    ) -> None:
         self.plan, self._ledger, self._generations = plan, ledger, generations
         total = sum(g.rows for g in generations)
         self.rows = total if limit is None else min(limit, total)
-        self.con = duckdb.connect()
-        self.con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
-        self.con.execute(sql.KEEP_TRY_WHOLE)
-        spill = f"{ledger.work.uri}/spill" if ledger.work.local else ""
-        if spill:
-            self.con.execute(f"SET temp_directory = {literal(spill)}")
-        if not ledger.work.local:
-            self.con.register_filesystem(ledger.work.filesystem)
-        self._done = 0  # steps played
+        self._retries = read_retries(ledger, generations, plan, self.rows)
+        self._left_out = self._retries.left_out(self.rows) if len(self._retries.ordinals) else None
+        self._tombstones = Tombstones.load(ledger.work)
+        self._held = np.empty(0, np.int64)
+        self._blocks = Blocks(ledger, generations, self.rows)
+        self._threads = min(MOST_THREADS, machine.processors())
+        self._local, self._stack, self._interrupted = threading.local(), ExitStack(), threading.Event()
+        self._spill = _spill_folder(ledger.work)
+        self._verdicts = Verdicts(0, self._spill)
+        self._stack.callback(shutil.rmtree, self._spill, ignore_errors=True)
+        self.con = self._connect(memory or int(SHARE_OF_MEMORY * machine.memory()))
+
+    def _connect(self, memory: int) -> duckdb.DuckDBPyConnection:
+        con = self._stack.enter_context(duckdb.connect())
+        con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
+        con.execute(f"SET memory_limit = '{memory >> 20}MiB'")
+        con.execute(sql.KEEP_TRY_WHOLE)
+        con.execute(f"SET temp_directory = {literal(self._spill)}")
+        return con
 
     def __enter__(self) -> "Cut":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.con.close()
+        self._stack.close()
+
+    def interrupt(self) -> None:
+        """From any thread: have `play` or `fates` raise duckdb.InterruptException soon."""
+        self._interrupted.set()
+        self.con.interrupt()
+
+    @property
+    def input_rows(self) -> int:
+        """Rows that have a fate: those that are there once, however often they were tried."""
+        return self.rows - (0 if self._left_out is None else int(self._left_out.sum()))
+
+    def failed(self, codes: frozenset[str]) -> pa.Table:
+        """The rows that ended at a stage with one of these codes, in order: original (ordinal), layer (the stage's). Call it
+        after `play`."""
+        found = [pa.table({"original": pa.array([], pa.int64()), "layer": pa.array([], pa.string())})]
+        for block, (ordinals, steps) in enumerate(self._over_blocks(lambda block: self._failed_in(block, codes))):
+            del block
+            layers = [step.layer.name if step.layer else None for step in self.plan.steps]
+            found.append(
+                pa.table({"original": pa.array(ordinals), "layer": pa.array(layers, pa.string()).take(pa.array(steps))})
+            )
+        return pa.concat_tables(found).combine_chunks()
+
+    def _failed_in(self, block: int, codes: frozenset[str]) -> tuple[Numbers, Numbers]:
+        first, end = self._blocks.bounds[block]
+        marks = self._verdicts.marks[first:end]
+        stages = [stopped(step.index) for step in self.plan.steps if step.layer]
+        ended = np.isin(marks, stages)
+        if self._left_out is not None:
+            ended &= ~self._left_out[first:end]
+        stops = pa.array(marks.astype(np.int16) - np.int16(stopped(0)), mask=~ended)
+        found = self._failures(block, stops)[0]
+        rows = np.flatnonzero(pc.is_in(found, pa.array(sorted(codes))).to_numpy(zero_copy_only=False))
+        return rows + first, marks[rows].astype(np.int64) - stopped(0)
 
     def play(self, end: int) -> list[Pending]:
-        """Play the steps up to `end`; returns what is pending there, by step. Nothing is played past a pending step."""
+        """Play the steps up to `end`; returns what is pending there, by step. Nothing is played past a pending step.
+
+        Raises OSError where rows of the input layer are missing.
+        """
         self._start()
         for first, last in self.plan.segments():
-            self._segment(first, min(last, end))
-            pending = self._pending()
+            self._segment(self.plan.steps[first : min(last, end)])
+            pending = [Pending(step, rows) for step, rows in self._verdicts.pending().items()]
             if pending or last >= end:
                 return pending
             self._select(self.plan.steps[last])
@@ -84,195 +158,264 @@ class Cut:
     def pending_units(self) -> list[int]:
         """Units with pending rows, in order."""
         found: list[int] = []
-        for g in self._generations:
-            query = (
-                f"SELECT DISTINCT {g.first_unit} + (ordinal - {g.first_ordinal}) // {g.unit_rows} AS unit FROM state "
-                f"WHERE pending AND ordinal >= {g.first_ordinal} AND ordinal < {g.end_ordinal} ORDER BY unit"
-            )
-            found += [int(row[0]) for row in self.con.execute(query).fetchall()]
+        for ordinals in self._verdicts.pending_ordinals():
+            for g in self._generations:
+                start, end = np.searchsorted(ordinals, [g.first_ordinal, g.end_ordinal])
+                if start < end:
+                    units = np.unique((ordinals[start:end] - g.first_ordinal) // g.unit_rows) + g.first_unit
+                    found += units[1 if found and found[-1] == units[0] else 0 :].tolist()
         return found
+
+    def stops(self) -> dict[int | None, int]:
+        """Rows by the step where they ended; None: still alive, -1: not read."""
+        return {None if mark == ALIVE else mark - stopped(0): rows for mark, rows in self._verdicts.counts().items()}
+
+    def hold_places(self, ordinals: Numbers) -> None:
+        """Leave the places of these rows, rising, empty in `fates`, so that the rows behind them keep theirs."""
+        self._held = ordinals
+
+    def _placed(self, first: int, end: int) -> Numbers:
+        """bool, for ordinals [first, end): the row has a place in a shard, if only an empty one."""
+        placed = self._verdicts.alive(first, end)
+        start, stop = np.searchsorted(self._held, [first, end])
+        placed[self._held[start:stop] - first] = True
+        return placed
 
     def dead(self, step: int) -> pa.Table:
         """Ordinals of the rows that a selector took out, sorted."""
-        query = f"SELECT ordinal FROM state WHERE stop = {step} ORDER BY ordinal"
-        return self.con.sql(query).to_arrow_table().cast(pa.schema([("ordinal", pa.int64())]))
+        return pa.table({"ordinal": pa.array(self._verdicts.at(step), pa.int64())})
 
-    def rows_in(self, layer: Layer) -> int:
-        """Rows that a layer holds, alive or not."""
-        counted = self.con.execute(f"SELECT count(*) FROM ({self._source(layer, [])})").fetchone()
-        return int(counted[0]) if counted else 0
+    def held(self, layer: Layer) -> Held:
+        """What a layer holds of all rows, alive or not."""
+        length = [schema.IMAGE_LENGTH.name] if schema.IMAGE_LENGTH.name in layer.columns else []
 
-    def ledger_sql(self) -> str:
-        """SELECT of one row per input row, with the columns of all layers."""
-        intake, *layers = self.plan.layers
-        select = ["i.ordinal", *(f"i.{_name(c)}" for c in intake.columns)]
-        select += [f"l{n}.{_name(c)}" for n, layer in enumerate(layers) for c in layer.columns]
-        joins = [f"LEFT JOIN ({self._source(layer, layer.columns)}) l{n} USING (ordinal)" for n, layer in enumerate(layers)]
-        return f"SELECT {', '.join(select)} FROM ({self._source(intake, intake.columns)}) i {' '.join(joins)}"
+        def look(block: int) -> Held:
+            table = self._blocks.read(layer, block, length)
+            if not length:
+                return Held(len(table), 0, 0)
+            lengths = table[length[0]]
+            return Held(len(table), len(lengths) - lengths.null_count, pc.sum(lengths).as_py() or 0)
+
+        return Held(*map(sum, zip(Held(0, 0, 0), *self._over_blocks(look), strict=True)))
 
     def fates(self, shards: Shards) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
         """One row per input row, in ordinal order, with FATES' columns, and beside it the step where each row stopped
         (null: kept, -1: not read). Call it when nothing is pending."""
-        kept = ", ".join(f"({g.number}, {g.first_ordinal}, {g.end_ordinal})" for g in self._generations) or "(0, 0, 0)"
-        layers = self._source(self.plan.intake, ["key", "uid", *self._if_given("url")])
-        url = "i.url" if self._if_given("url") else "NULL::VARCHAR"
-        query = f"""
-            WITH generation(number, first, last) AS (VALUES {kept}),
-            ranked AS (
-                SELECT ordinal, number, row_number() OVER (PARTITION BY number ORDER BY ordinal) - 1 AS place
-                FROM state JOIN generation ON ordinal >= first AND ordinal < last WHERE stop IS NULL OR {shards.lists_all}
-            ),
-            shards AS (
-                SELECT number, sum(shards) OVER (ORDER BY number) - shards AS base
-                FROM (SELECT number, ceil(count(*) / {shards.rows}) AS shards FROM ranked GROUP BY number)
-            )
-            SELECT s.stop, s.ordinal, i.key, i.uid, {url} AS url,
-                {self._status()} AS status, s.failure AS code, s.detail AS error_message, {self._labels()} AS rejected_by,
-                s.score, printf('%09d', s.duplicate_of) AS duplicate_of,
-                CASE WHEN r.place IS NULL OR {not self.plan.packs} THEN NULL
-                     ELSE printf('%05d', (shards.base + r.place // {shards.rows})::BIGINT) END AS shard
-            FROM state s JOIN ({layers}) i USING (ordinal) LEFT JOIN ranked r USING (ordinal) LEFT JOIN shards USING (number)
-            ORDER BY s.ordinal"""
-        for batch in self.con.sql(query).to_arrow_reader(_ROWS_PER_BATCH):
-            yield pa.record_batch([batch[f.name].cast(f.type) for f in FATES], schema=FATES), batch["stop"]
+        numbers = self._numbering(shards) if self.plan.packs else None
+        for block, columns in enumerate(self._over_blocks(self._fates_of)):
+            first, end = self._blocks.bounds[block]
+            kept = self._verdicts.alive(first, end)
+            names = numbers.take(self._placed(first, end) | shards.lists_all) if numbers else pa.nulls(len(kept), pa.string())
+            if len(self._held):
+                names = pc.if_else(pa.array(kept | shards.lists_all), names, None)
+            table = pa.table([*columns, names], schema=FATES)
+            stops, start = self._stops(first, end), 0
+            if self._left_out is not None:
+                there = pa.array(~self._left_out[first:end])
+                table, stops = table.filter(there).combine_chunks(), stops.filter(there)
+            for batch in table.to_batches(_ROWS_PER_BATCH):
+                yield batch, stops.slice(start, len(batch))
+                start += len(batch)
 
-    def _if_given(self, column: str) -> list[str]:
-        return [column] if column in self.plan.intake.columns else []
+    def _numbering(self, shards: Shards) -> Numbering:
+        seed, keys = shards.shuffle_seed, None
+        bounds = [(min(g.first_ordinal, self.rows), min(g.end_ordinal, self.rows)) for g in self._generations]
+        kept = [end - first if shards.lists_all else int(self._placed(first, end).sum()) for first, end in bounds]
+        if seed is not None:
+            keys = np.concatenate([np.empty(0, np.uint64), *self._over_blocks(lambda block: self._shard_keys(block, seed))])
+        return Numbering(shards, kept, keys, self._sample_blocks() if shards.max_bytes else ())
+
+    def _shard_keys(self, block: int, seed: int) -> Numbers:
+        """Of a block's rows that are kept."""
+        uids = self._blocks.read(self.plan.intake, block, ["uid"])["uid"]
+        return shard_keys(seed, uids.filter(pa.array(self._placed(*self._blocks.bounds[block]))).to_pylist())
+
+    def _sample_blocks(self) -> Iterator[Numbers]:
+        for first, end in self._blocks.bounds:
+            ordinals = np.flatnonzero(self._placed(first, end)) + first
+            for sizes in sample_blocks(self.plan, self._ledger, ordinals):
+                self._check()
+                yield sizes
+
+    def _fates_of(self, block: int) -> list[Any]:
+        """A block's columns of FATES, but for the last."""
+        first, end = self._blocks.bounds[block]
+        url = [schema.URL.name] if schema.URL.name in self.plan.intake.columns else []
+        intake = self._blocks.read(self.plan.intake, block, ["uid", *url])
+        stops = self._stops(first, end)
+        codes, details = self._failures(block, stops)
+        steps = self.plan.steps
+        ordinals = pa.array(np.arange(first, end))
+        return [
+            *(ordinals, self._keys(ordinals), intake["uid"], intake["url"] if url else pa.nulls(end - first, pa.string())),
+            *(fate_table.statuses(stops, codes, steps), codes, details, fate_table.labels(stops, steps)),
+            *(self._verdicts.scores(first, end), self._keys(self._verdicts.keepers(first, end))),
+        ]
+
+    def _keys(self, ordinals: pa.Array) -> pa.Array:
+        return fate_table.keys(self._retries.keys(ordinals))
+
+    def _stops(self, first: int, end: int) -> pa.Array:
+        """int16: the step where each row ended, UNREAD, or null for rows that are alive, or set aside."""
+        stops = self._verdicts.stops(first, end)
+        return stops if self._left_out is None else pc.if_else(pc.equal(stops, pa.scalar(SET_ASIDE, pa.int16())), None, stops)
+
+    def _failures(self, block: int, stops: pa.Array) -> tuple[pa.Array, pa.Array]:
+        """Code and message of the rows that failed; null elsewhere."""
+        first, end = self._blocks.bounds[block]
+        steps = stops.fill_null(len(self.plan.steps)).to_numpy()
+        layers = {UNREAD: self.plan.intake, **{s.index: s.layer for s in self.plan.steps if s.layer}}
+        rows, found = [], []
+        for step in np.unique(steps).tolist():
+            if step in layers:
+                table = self._blocks.read(layers[step], block, ["failure", "failure_detail"])
+                if step == UNREAD:  # what could be read, and ended there all the same, was removed
+                    table = table.set_column(1, "failure", table["failure"].fill_null(Failure.REMOVED.value))
+                places = table["ordinal"].to_numpy() - first
+                here = steps[places] == step
+                rows.append(places[here])
+                found.append(table.filter(pa.array(here)))
+        if not found:
+            return pa.nulls(end - first, pa.string()), pa.nulls(end - first, pa.string())
+        indices = np.full(end - first, -1, np.int64)
+        indices[np.concatenate(rows)] = np.arange(sum(map(len, rows)))
+        both = pa.concat_tables([t.select(["failure", "failure_detail"]) for t in found])
+        taken = both.combine_chunks().take(pa.array(indices, mask=indices < 0))
+        return taken["failure"].combine_chunks(), taken["failure_detail"].combine_chunks()
 
     def _start(self) -> None:
-        source = self._source(self.plan.intake, ["failure", "failure_detail"])
-        self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE state AS SELECT ordinal,
-                CASE WHEN failure IS NULL THEN NULL ELSE {_INPUT} END::INTEGER AS stop, false AS pending, failure,
-                failure_detail AS detail, NULL::DOUBLE AS score, NULL::BIGINT AS duplicate_of
-            FROM ({source})"""
-        )
-        counted = self.con.execute("SELECT count(*) FROM state").fetchone()
-        if counted is None or counted[0] != self.rows:
-            raise ConfigError(
-                f"{self._ledger.work.uri}: the input layer is damaged: {counted and counted[0]} of {self.rows} rows are there"
-            )
+        self._verdicts = Verdicts(self.rows, self._spill)
+        there = sum(self._over_blocks(self._start_block))
+        if there != self.rows:
+            folder = self._ledger.work.path(f"layers/{self.plan.intake.name}")
+            raise OSError(f"{folder}: holds {there:,} of {self.rows:,} rows of the input; `pairsift check` says what to do")
+        self._verdicts.set(self._retries.ordinals[~self._retries.counted], stopped(SET_ASIDE))
 
-    def _segment(self, first: int, last: int) -> None:
-        """Play row-local steps [first, last) on the rows that are alive: one pass over the columns they name."""
-        steps = self.plan.steps[first:last]
+    def _start_block(self, block: int) -> int:
+        """Mark what could not be read, and what was removed; returns how many of the block's ordinals are there."""
+        table = self._blocks.read(self.plan.intake, block, ["failure"])
+        ordinals = table["ordinal"].to_numpy()
+        if table["failure"].null_count < len(table):
+            self._verdicts.set(ordinals[table["failure"].is_valid().to_numpy()], stopped(UNREAD))
+        for removed in self._tombstones.ordinals(self._blocks, self.plan, block):
+            self._verdicts.set(removed, stopped(UNREAD))
+        return len(ordinals) if np.all(np.diff(ordinals) == 1) else len(np.unique(ordinals))
+
+    def _segment(self, steps: Sequence[Step]) -> None:
+        """Play row-local steps on the rows that are alive: one pass over the columns they name."""
         if not steps:
             return
         columns = {c for s in steps if isinstance(s.entry, Filter) for c in s.entry.reads()}
-        joins = self._joins(columns, [s.layer for s in steps if s.layer])
-        whens, scores, failures, details = [], [], [], []
-        for step in steps:
-            k = step.index
-            if isinstance(step.entry, Filter):
-                # On lines of their own: an expression may end in a comment.
-                whens.append(f"WHEN NOT coalesce(TRY((\n{step.entry.predicate()}\n)), false) THEN {2 * k}")
-                if score := step.entry.score():
-                    scores.append(f"WHEN {2 * k} THEN TRY(CAST((\n{score}\n) AS DOUBLE))")
+        query = segment.segment_sql(steps)
+        deque(self._over_blocks(lambda block: self._play_block(block, steps, columns, query)), maxlen=0)
+
+    def _play_block(self, block: int, steps: Sequence[Step], columns: set[str], query: str) -> None:
+        rows = self._alive(block, columns, [s for s in steps if s.layer])
+        if not len(rows):
+            return
+        if self._local.__dict__.get("con") is None:
+            self._local.con = self._stack.enter_context(sql.connect())
+        con = self._local.con
+        con.register("alive", rows)
+        played = con.sql(query).to_arrow_table()
+        con.unregister("alive")
+        marks = played["mark"].to_numpy()
+        ended = marks != ALIVE
+        scores = played["score"].filter(pa.array(ended)).combine_chunks()
+        self._verdicts.set(rows["ordinal"].to_numpy()[ended], marks[ended], scores)
+
+    def _alive(self, block: int, columns: set[str], steps: Sequence[Step] = ()) -> pa.Table:
+        """The rows of a block that are alive, with these columns; and for each stage whether its layer lacks the row, and
+        whether it failed there."""
+        first, end = self._blocks.bounds[block]
+        rows = np.flatnonzero(self._verdicts.alive(first, end))
+        table = pa.table({"ordinal": pa.array(rows + first, pa.int64())})
+        played = {step.layer: step for step in steps if step.layer}
+        wanted = [self.plan.layer_of(c) for c in sorted(columns) if c != "ordinal"]
+        for layer in dict.fromkeys([*played, *wanted]):
+            names = [c for c in layer.columns if c in columns]
+            if not len(rows):
+                empty = pa.schema([layer.schema.field(name) for name in names]).empty_table()
+                table = pa.table([*table.columns, *empty.columns], names=[*table.column_names, *names])
                 continue
-            whens.append(f'WHEN NOT "has {k}" THEN {2 * k + 1} WHEN "failure {k}" IS NOT NULL THEN {2 * k}')
-            failures.append(f'WHEN {2 * k} THEN "failure {k}"')
-            details.append(f'WHEN {2 * k} THEN "detail {k}"')
-        played = f"SELECT *, CASE {' '.join(whens)} END AS {_MARK} FROM ({joins})"
-        self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE played AS SELECT ordinal,
-                ({_MARK} // 2)::INTEGER AS stop, coalesce({_MARK} % 2 = 1, false) AS pending,
-                {_case(_MARK, failures, "VARCHAR")} AS failure, {_case(_MARK, details, "VARCHAR")} AS detail,
-                {_case(_MARK, scores, "DOUBLE")} AS score, NULL::BIGINT AS duplicate_of
-            FROM ({played})"""
-        )
-        self._replace_alive("played")
-
-    def _replace_alive(self, table: str) -> None:
-        """Take the rows of `table` in place of the state's rows that were alive."""
-        self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE next AS
-                SELECT * FROM state WHERE stop IS NOT NULL UNION ALL BY NAME SELECT * FROM {table}"""
-        )
-        self.con.execute(f"DROP TABLE state; ALTER TABLE next RENAME TO state; DROP TABLE {table}")
-
-    def _joins(self, columns: set[str], layers: Sequence[Layer]) -> str:
-        """Rows that are alive, with `columns`, and for each stage's layer whether it has the row and how it failed."""
-        select, joins = ["s.ordinal"], []
-        for n, layer in enumerate(
-            dict.fromkeys([*layers, *(self.plan.layer_of(c) for c in sorted(columns) if c != "ordinal")])
-        ):
-            wanted = [c for c in layer.columns if c in columns]
-            played = layer in layers
-            extra = ["failure", "failure_detail"] if played else []
-            joins.append(f"LEFT JOIN ({self._source(layer, [*wanted, *extra])}) l{n} USING (ordinal)")
-            select += [f"l{n}.{_name(c)}" for c in wanted]
-            if played:
-                k = next(s.index for s in self.plan.steps if s.layer == layer)
-                select += [
-                    f'l{n}.ordinal IS NOT NULL AS "has {k}"',
-                    f'l{n}.failure AS "failure {k}"',
-                    f'l{n}.failure_detail AS "detail {k}"',
-                ]
-        return f"SELECT {', '.join(select)} FROM (SELECT ordinal FROM state WHERE stop IS NULL) s {' '.join(joins)}"
+            held = self._blocks.read(layer, block, [*names, *(["failure"] if layer in played else [])])
+            places, lacks = segment.places(held["ordinal"].to_numpy() - first, rows, end - first)
+            if places is not None:
+                held = held.combine_chunks().take(places)
+            for name in names:
+                table = table.append_column(name, held[name])
+            if layer in played:
+                k = played[layer].index
+                table = table.append_column(f"pairsift lacks {k}", pa.array(lacks))
+                table = table.append_column(f"pairsift failed {k}", held["failure"].is_valid())
+        return table
 
     def _select(self, step: Step) -> None:
         entry = step.entry
         assert isinstance(entry, Selector)
-        cases = " ".join(f"WHEN ordinal < {g.end_ordinal} THEN {g.number}" for g in self._generations)
-        rows = f"SELECT *, CASE WHEN false THEN 0 {cases} END AS generation FROM ({self._joins(set(entry.reads()), [])})"
-        self.con.execute(f'CREATE OR REPLACE TEMP TABLE "rows" AS {rows}')
-        self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE played AS SELECT r.ordinal,
-                CASE WHEN g.ordinal IS NOT NULL THEN {step.index} END::INTEGER AS stop, false AS pending,
-                NULL::VARCHAR AS failure, NULL::VARCHAR AS detail,
-                g.score::DOUBLE AS score, g.duplicate_of::BIGINT AS duplicate_of
-            FROM "rows" r LEFT JOIN ({entry.reduce()}) g USING (ordinal)"""
-        )
-        self.con.execute('DROP TABLE "rows"')
-        self._replace_alive("played")
+        begin = 'CREATE OR REPLACE TEMP TABLE "rows" AS'
+        for rows in self._over_blocks(lambda block: self._selected(block, step)):
+            self.con.register("block", rows)
+            self.con.execute(f"{begin} SELECT * FROM block")
+            self.con.unregister("block")
+            begin = 'INSERT INTO "rows"'
+        if not self._blocks.count:
+            return
+        columns = "ordinal::BIGINT AS ordinal, score::DOUBLE AS score, duplicate_of::BIGINT AS keeper"
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
+        for batch in self.con.sql("FROM gone").to_arrow_reader(1 << 20):
+            ordinals, scores, keepers = batch.columns
+            self._verdicts.set(ordinals.to_numpy(), stopped(step.index), scores, keepers)
+        self.con.execute('DROP TABLE "rows"; DROP TABLE gone')
+        self._share(step)
 
-    def _pending(self) -> list[Pending]:
-        query = "SELECT stop, count(*) FROM state WHERE pending GROUP BY stop ORDER BY stop"
-        return [Pending(int(step), int(rows)) for step, rows in self.con.execute(query).fetchall()]
+    def _share(self, step: Step) -> None:
+        """Give a selector's verdicts to the rows that repeat others which failed further on."""
+        sharing = self._retries.sharing(step.index)
+        originals, ordinals = self._retries.originals[sharing], self._retries.ordinals[sharing]
+        while True:  # once more where an original is a repeated row itself
+            gone = (self._verdicts.marks[originals] == stopped(step.index)) & (self._verdicts.marks[ordinals] == ALIVE)
+            if not gone.any():
+                return
+            self._verdicts.copy(originals[gone], ordinals[gone])
 
-    def _source(self, layer: Layer, columns: Sequence[str]) -> str:
-        """SELECT of a layer's committed rows, or of none where nothing was committed."""
-        units = sum(g.units for g in self._generations)
-        committed = [unit for unit in self._ledger.units(layer) if unit < units]
-        paths = [self._ledger.work.path(f"layers/{layer.name}/{unit_path(unit)}.parquet") for unit in committed]
-        names = ["ordinal", *dict.fromkeys(columns)]
-        if not paths:
-            empty = ", ".join(f"NULL::{_duckdb_type(layer.schema.field(name).type)} AS {_name(name)}" for name in names)
-            return f"SELECT {empty} WHERE false"
-        listed = ", ".join(literal(path) for path in paths)
-        return f"SELECT {', '.join(map(_name, names))} FROM read_parquet([{listed}]) WHERE ordinal < {self.rows}"
+    def _selected(self, block: int, step: Step) -> pa.Table:
+        """What a selector sees of a block."""
+        entry = step.entry
+        rows = self._alive(block, set(entry.reads()))
+        if len(self._retries.ordinals):
+            sharing = self._retries.ordinals[self._retries.sharing(step.index)]
+            rows = rows.filter(pa.array(~np.isin(rows["ordinal"].to_numpy(), sharing)))
+        ends = [g.end_ordinal for g in self._generations]
+        generations = np.searchsorted(ends, rows["ordinal"].to_numpy(), "right")
+        numbers = np.array([g.number for g in self._generations])
+        return segment.readable(rows.append_column("generation", pa.array(numbers[generations], pa.int64())))
 
-    def _status(self) -> str:
-        whens = [f"WHEN s.failure = '{failure.value}' THEN '{failure.status.value}'" for failure in Failure]
-        for step in self.plan.steps:
-            if isinstance(step.entry, Selector):
-                whens.append(f"WHEN s.stop = {step.index} THEN '{step.entry.status.value}'")
-        return f"CASE WHEN s.stop IS NULL THEN '{Status.SUCCESS.value}' {' '.join(whens)} ELSE '{Status.REJECTED.value}' END"
+    def _over_blocks(self, work: Callable[[int], T]) -> Iterator[T]:
+        """What `work` makes of each block, in order; some are worked on at a time."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            begun: deque[Future[T]] = deque()
+            try:
+                for block in range(self._blocks.count):
+                    begun.append(pool.submit(self._unless_interrupted, work, block))
+                    if len(begun) > self._threads:
+                        yield begun.popleft().result()
+                while begun:
+                    yield begun.popleft().result()
+            finally:
+                for future in begun:
+                    future.cancel()
 
-    def _labels(self) -> str:
-        rules = [step for step in self.plan.steps if not isinstance(step.entry, Stage)]
-        return _case("s.stop", [f"WHEN {s.index} THEN {literal(s.label)}" for s in rules], "VARCHAR")
+    def _unless_interrupted(self, work: Callable[[int], T], block: int) -> T:
+        self._check()
+        return work(block)
+
+    def _check(self) -> None:
+        if self._interrupted.is_set():
+            raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
 
 
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _case(what: str, whens: Sequence[str], kind: str) -> str:
-    return f"CASE {what} {' '.join(whens)} END" if whens else f"NULL::{kind}"
-
-
-def _duckdb_type(kind: pa.DataType) -> str:
-    """What an empty column of this type is called in SQL. A vector's float16 is FLOAT, as where it is read from Parquet."""
-    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
-        return f"{_duckdb_type(kind.value_type)}[]"
-    if pa.types.is_float16(kind):
-        return "FLOAT"
-    table = pa.table({"x": pa.nulls(0, kind)})
-    found = duckdb.connect().from_arrow(table)
-    return str(found.types[0])
+def _spill_folder(work: Folder) -> str:
+    """A folder for what does not fit in memory; it is made when it is needed. DuckDB gives its files the same names in every
+    process, so each cut has one of its own."""
+    return f"{work.uri if work.local else tempfile.gettempdir()}/spill-{uuid.uuid4().hex[:12]}"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pairsift.pipeline.plan import Plan
 from pairsift.stages.base import Stage
@@ -23,12 +24,14 @@ class Loss:
 
 @dataclass
 class Funnel:
-    """What a cut made of `rows` input rows: `kept` of them in `shards`, the others in `losses`."""
+    """What a cut made of `rows` input rows: `kept` of them in `shards` (but for `held`, which wait for more), the others in
+    `losses`."""
 
     rows: int
     losses: list[Loss]
     kept: int
     shards: int
+    held: int = 0
 
     def statuses(self) -> dict[str, int]:
         """Rows by status; their sum is `rows`."""
@@ -45,7 +48,7 @@ class FunnelCounter:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._rows = self._kept = 0
+        self._rows = self._kept = self._held = 0
         self._shards: set[str] = set()
         self._input = Loss("read", rule=False)
         self._steps = [Loss(step.label, rule=not isinstance(step.entry, Stage)) for step in plan.steps]
@@ -54,11 +57,18 @@ class FunnelCounter:
         """Pass (fates, stop) batches on as fates; `stop` is the index of the step where each row ended, -1 for the reader."""
         for batch, stops in batches:
             self._rows += len(batch)
-            statuses, codes = batch["status"].to_pylist(), batch["code"].to_pylist()
-            for (stop, status, code), rows in Counter(zip(stops.to_pylist(), statuses, codes, strict=True)).items():
-                self._add(stop, status, code, rows)
+            self._held += self._waiting(batch)
+            table = pa.table([stops, batch["status"], batch["code"]], names=["stop", "status", "code"])
+            for row in table.group_by(["stop", "status", "code"]).aggregate([([], "count_all")]).to_pylist():
+                self._add(row["stop"], row["status"], row["code"], row["count_all"])
             self._shards.update(name for name in batch["shard"].unique().to_pylist() if name)
             yield batch
+
+    def _waiting(self, batch: pa.RecordBatch) -> int:
+        """Rows that are kept, and in no shard though there are shards."""
+        if not self._plan.packs:
+            return 0
+        return pc.sum(pc.and_(pc.equal(batch["status"], Status.SUCCESS.value), batch["shard"].is_null())).as_py() or 0
 
     def _add(self, stop: int | None, status: str, code: str | None, rows: int) -> None:
         if stop is None:
@@ -74,4 +84,4 @@ class FunnelCounter:
         total = self._kept + sum(loss.rows for loss in losses)
         if not rows == self._rows == total:
             raise ArithmeticError(f"{rows} input rows, {self._rows} fates, {total} counted: pairsift has lost count")
-        return Funnel(rows, losses, self._kept, len(self._shards))
+        return Funnel(rows, losses, self._kept, len(self._shards), self._held)

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pairsift.pipeline.intake_images import store_images
 from pairsift.pipeline.ledger import Layer, Ledger
 from pairsift.stages import schema
 from pairsift.stages.base import ConfigError, Reader, Source
+from pairsift.stages.storage import Folder
 
 
 class Generation(BaseModel):
@@ -30,6 +32,7 @@ class Generation(BaseModel):
     first_unit: int
     first_ordinal: int
     rows: int
+    retry: bool = False  # its rows repeat rows that failed: see retry.py
     sources: tuple[Source, ...]
 
     @property
@@ -82,9 +85,13 @@ class Intake:
         first_unit = sum(g.units for g in generations)
         first_ordinal = sum(g.rows for g in generations)
         rows = 0
-        for index, table in enumerate(_units(self._rows(sources), self._reader.unit_rows)):
+        given = self._rows(sources)
+        if schema.IMAGE.name in self._reader.schema().names:
+            places = {"unit_rows": self._reader.unit_rows, "first_unit": first_unit, "first_ordinal": first_ordinal}
+            given = store_images(given, self._ledger, self._layer, **places)
+        for index, table in enumerate(_units(given, self._reader.unit_rows)):
             layer0 = _number(table, first_ordinal + rows, self._layer)
-            self._ledger.commit(self._layer, first_unit + index, layer0)
+            self._ledger.write_intake(self._layer, first_unit + index, layer0)
             rows += len(table)
             if progress:
                 progress(rows)
@@ -97,9 +104,13 @@ class Intake:
             rows=rows,
             sources=tuple(sources),
         )
+        return self.add(generation)
+
+    def add(self, generation: Generation) -> list[Generation]:
+        """Have a generation count, whose units are all there; returns all generations."""
         text = json.dumps(generation.model_dump(mode="json"), indent=1)
         self._ledger.work.write(f"generations/{generation.number:05d}.json", text.encode())
-        return [*generations, generation]
+        return self.generations()
 
     def _rows(self, sources: list[Source]) -> Iterator[pa.Table]:
         given = [f for f in self._reader.schema() if f.name != schema.KEY.name]
@@ -111,9 +122,16 @@ class Intake:
 
 
 def read_generations(ledger: Ledger) -> list[Generation]:
-    """The generations of a work folder, in order."""
-    names = ledger.work.names("generations")
-    return [Generation.model_validate_json(ledger.work.read(f"generations/{name}")) for name in names]
+    """The generations of a work folder, in order. Raises OSError for a damaged one."""
+    return [_generation(ledger.work, f"generations/{name}") for name in ledger.work.names("generations")]
+
+
+def _generation(work: Folder, name: str) -> Generation:
+    try:
+        return Generation.model_validate_json(work.read(name))
+    except ValidationError as error:
+        what = error.errors(include_url=False)[0]["msg"]
+        raise OSError(f"{work.path(name)}: damaged: {what}; `pairsift check` says what to do") from error
 
 
 def unit_rows(generations: list[Generation], unit: int) -> tuple[int, int]:

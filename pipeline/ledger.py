@@ -1,18 +1,20 @@
 """Layers and payloads: what has been computed, and nothing else.
 
-    work/layers/STAGE-FINGERPRINT/FOLDER/UNIT.parquet     the columns one stage added, for the rows it was run on
-    work/payloads/STAGE-FINGERPRINT/FOLDER/UNIT-TOKEN.tar  the images that stage wrote for the unit
-    work/attempts/STAGE-FINGERPRINT/UNIT                   one byte per attempt that has not ended
+    work/layers/STAGE-FINGERPRINT/FOLDER/UNIT.parquet      the columns one stage added, for the rows it was run on
+    work/layers/STAGE-FINGERPRINT/FOLDER/UNIT-PART.parquet  the same for rows that came alive later; parts count from 1
+    work/payloads/STAGE-FINGERPRINT/FOLDER/UNIT-TOKEN.tar   the images that stage wrote for the unit
+    work/attempts/STAGE-FINGERPRINT/UNIT                    one byte per attempt that has not ended
 
-A layer appearing under its final name is the commit. A payload is written first, under a name with an attempt token
-that the layer then cites; one that no layer cites is an orphan. Restart = list what is there, subtract, go on.
+A layer's file appearing under its final name is the commit. It is never replaced: the first commit of a row stands, and
+rows that are added go into the unit's next part. A payload is written first, under a name with an attempt token that the
+layer then cites; one that no layer cites is an orphan. Restart = list what is there, subtract, go on.
 """
 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pairsift.pipeline.ranges import References, read_into
 from pairsift.pipeline.tar import TarWriter
 from pairsift.stages import schema
-from pairsift.stages.storage import Folder, is_remote
+from pairsift.stages.storage import Folder
 
 Numbers = NDArray[Any]  # one per row; the type is said where it matters
 
@@ -32,6 +35,11 @@ UNITS_PER_FOLDER = 1000  # so that no folder grows beyond what lists quickly, at
 def unit_path(unit: int) -> str:
     """FOLDER/UNIT of a unit's files."""
     return f"{unit // UNITS_PER_FOLDER:06d}/{unit:09d}"
+
+
+def part_path(layer: "Layer", unit: int, part: int) -> str:
+    """A layer's file, relative to the work folder."""
+    return f"layers/{layer.name}/{unit_path(unit)}{f'-{part}' if part else ''}.parquet"
 
 
 @dataclass(frozen=True)
@@ -56,41 +64,79 @@ class Ledger:
     def __init__(self, work: str) -> None:
         self.work = Folder(work)
 
+    def parts(self, layer: Layer) -> list[tuple[int, int]]:
+        """(unit, part) of every file of the layer, in order."""
+        return [part for folder in self.work.names(f"layers/{layer.name}") for part in self.parts_in(layer.name, int(folder))]
+
+    def parts_in(self, layer: str, folder: int) -> list[tuple[int, int]]:
+        """(unit, part) of the files of a layer, by its name, in the folder of units from UNITS_PER_FOLDER * folder on."""
+        names = self.work.names(f"layers/{layer}/{folder:06d}")
+        stems = (name.removesuffix(".parquet").partition("-") for name in names)
+        return sorted((int(unit), int(part or 0)) for unit, _, part in stems)
+
     def units(self, layer: Layer) -> list[int]:
         """Units of which the layer holds something, in order."""
-        folders = self.work.names(f"layers/{layer.name}")
-        names = (name for folder in folders for name in self.work.names(f"layers/{layer.name}/{folder}"))
-        return sorted(int(name.removesuffix(".parquet")) for name in names)
+        return [unit for unit, part in self.parts(layer) if part == 0]
 
     def files(self, layer: Layer) -> list[str]:
-        """Full paths of the layer's files, in unit order."""
-        return [self.work.path(f"layers/{layer.name}/{unit_path(unit)}.parquet") for unit in self.units(layer)]
+        """Full paths of the layer's files, in the order of `parts`."""
+        return [self.work.path(part_path(layer, unit, part)) for unit, part in self.parts(layer)]
 
     def read(self, layer: Layer, unit: int, columns: Sequence[str] | None = None) -> pa.Table | None:
         """The layer's rows of one unit in ordinal order, or None where nothing was committed yet.
 
         `ordinal` and `failure` always come along.
         """
+        found: pa.Table | None = None
+        part = 0
+        wanted = None if columns is None else ["ordinal", *columns, "failure"]
+        while (table := self.read_part(layer, unit, part, wanted)) is not None:
+            found, part = merge(found, table), part + 1
+        return found
+
+    def read_part(self, layer: Layer, unit: int, part: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """These columns (None: all) of one file of a layer, or None where there is none. Rows are by ordinal.
+
+        Raises OSError for a damaged file.
+        """
+        path = part_path(layer, unit, part)
+        names = layer.schema.names if columns is None else list(columns)
         try:
-            data = self.work.read(f"layers/{layer.name}/{unit_path(unit)}.parquet")
+            # Not read_table, which costs a millisecond more.
+            file = pq.ParquetFile(pa.BufferReader(self.work.read(path)), page_checksum_verification=True)
+            table = file.read(names, use_threads=False).select(names)
         except FileNotFoundError:
             return None
-        wanted = None if columns is None else ["ordinal", *columns, "failure"]
-        table = pq.read_table(pa.BufferReader(data), columns=wanted)
-        return table.cast(pa.schema([layer.schema.field(name) for name in table.column_names]))
+        except (pa.ArrowInvalid, KeyError, OSError) as error:
+            raise OSError(f"{self.work.path(path)}: cannot be read: {error}; `pairsift check` says what to do") from error
+        return table.cast(pa.schema([layer.schema.field(name) for name in names]))
 
     def found(self, name: str, unit: int) -> Layer:
         """A layer as one of its files shows it."""
         return Layer(name, pq.read_schema(pa.BufferReader(self.work.read(f"layers/{name}/{unit_path(unit)}.parquet"))))
 
-    def commit(self, layer: Layer, unit: int, table: pa.Table) -> None:
-        """Publish the unit's rows of a layer, replacing what was there."""
+    def commit(self, layer: Layer, unit: int, table: pa.Table) -> bool:
+        """Publish rows of a unit, as a part of their own. The first commit of a row stands: one that is there already is left
+        out. Returns whether all rows of `table` were published; nothing is written for none."""
+        self._check(layer, table)
+        new, part = table, 0
+        while len(new) and not self.work.create_exclusive(part_path(layer, unit, part), _encoded(new)):
+            there = self.read_part(layer, unit, part, ["ordinal"])
+            if there is not None:
+                new = new.filter(pc.invert(pc.is_in(new["ordinal"], there["ordinal"].combine_chunks())))
+                part += 1
+        return len(new) == len(table)
+
+    def write_intake(self, layer: Layer, unit: int, table: pa.Table) -> None:
+        """Write a unit of layer 0, in place of what an intake that was cut short left there. It counts once a generation
+        holds it; from then on it is never written again."""
+        self._check(layer, table)
+        self.work.write(part_path(layer, unit, 0), _encoded(table))
+
+    @staticmethod
+    def _check(layer: Layer, table: pa.Table) -> None:
         if table.schema != layer.schema:
             raise TypeError(f"layer {layer.name} takes {layer.schema}, not {table.schema}")
-        sink = BytesIO()
-        # Without Arrow's own types, which the layer knows: by them, Arrow before 26 could not read a null embedding.
-        pq.write_table(table, sink, compression="zstd", store_schema=False)
-        self.work.write(f"layers/{layer.name}/{unit_path(unit)}.parquet", sink.getvalue())
 
     def write_payload(self, layer: Layer, unit: int, keys: list[str], formats: list[str | None], images: pa.Array) -> pa.Table:
         """Store a unit's images in one tar and return their references (image_path, image_offset, image_length).
@@ -98,19 +144,16 @@ class Ledger:
         A row without an image has nulls in all three. `image_path` is relative to the work folder.
         """
         path = f"payloads/{layer.name}/{unit_path(unit)}-{uuid.uuid4().hex[:12]}.tar"
-        offsets: list[int | None] = []
-        lengths: list[int | None] = []
+        offsets: list[int | None] = [None] * len(images)
+        lengths: list[int | None] = [None] * len(images)
+        there = [row for row, image in enumerate(images) if image.is_valid]
+        members = [memoryview(images[row].as_buffer()) for row in there]
         with self.work.create(path) as file:
             tar = TarWriter(file)
-            for key, extension, image in zip(keys, formats, images, strict=True):
-                if not image.is_valid:
-                    offsets.append(None)
-                    lengths.append(None)
-                    continue
-                data = memoryview(image.as_buffer())
-                offsets.append(tar.add(f"{key}.{extension}", data))
-                lengths.append(len(data))
+            written = tar.add_all([f"{keys[row]}.{formats[row]}" for row in there], members)
             tar.close()
+        for row, offset, image in zip(there, written, members, strict=True):
+            offsets[row], lengths[row] = offset, len(image)
         paths = pa.array([None if offset is None else path for offset in offsets], pa.string())
         arrays = [paths, pa.array(offsets, pa.int64()), pa.array(lengths, pa.int64())]
         return pa.table(arrays, schema=pa.schema([schema.IMAGE_PATH, schema.IMAGE_OFFSET, schema.IMAGE_LENGTH]))
@@ -120,29 +163,17 @@ class Ledger:
 
         Raises OSError where a payload or source tar is missing or too short.
         """
-        paths = references["image_path"].to_pylist()
-        offsets = references["image_offset"].to_pylist()
-        lengths = references["image_length"].to_pylist()
-        images: list[bytes | None] = [None] * len(paths)
-        for path in dict.fromkeys(p for p in paths if p is not None):
-            rows = [i for i, p in enumerate(paths) if p == path]
-            for row, data in zip(rows, self._ranges(path, [(offsets[i], lengths[i]) for i in rows]), strict=True):
-                images[row] = data
-        return pa.array(images, pa.large_binary())
-
-    def _ranges(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-        uri = path if is_remote(path) or path.startswith("/") else self.work.path(path)
-        if is_remote(uri):
-            fs = Folder(uri).filesystem
-            starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
-            parts = [bytes(data) for data in fs.cat_ranges([uri] * len(ranges), starts, ends, on_error="raise")]
-        else:
-            with open(uri, "rb") as file:
-                parts = [_read_range(file, start, length) for start, length in ranges]
-        for part, (start, length) in zip(parts, ranges, strict=True):
-            if len(part) != length:
-                raise OSError(f"{uri} ends before byte {start + length}: the file is damaged or was replaced")
-        return parts
+        there = references["image_path"].combine_chunks().is_valid()
+        lengths = pc.if_else(there, references["image_length"], 0).to_numpy().astype(np.int64)
+        offsets = np.append(0, np.cumsum(lengths))
+        data = pa.allocate_buffer(int(offsets[-1]))
+        view, starts, ends = memoryview(data), offsets[:-1], offsets[1:]
+        mask = there.to_numpy(zero_copy_only=False)
+        places = [view[start:end] for start, end in zip(starts[mask].tolist(), ends[mask].tolist(), strict=True)]
+        read_into(References.of(references.filter(there), self.work), places)
+        return pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(there), [there.buffers()[1], pa.py_buffer(offsets), data], there.false_count
+        )
 
     def begin_attempt(self, layer: Layer, unit: int) -> int:
         """Note that work on a unit begins; returns how many earlier attempts never ended."""
@@ -154,13 +185,24 @@ class Ledger:
         self.work.write(name, before + b".")
         return len(before)
 
+    def forgive_attempts(self, layer: Layer) -> None:
+        """Take the last attempt at each of the layer's units for one that has ended. Nobody works on the layer."""
+        for name in self.work.names(f"attempts/{layer.name}"):
+            path = f"attempts/{layer.name}/{name}"
+            if left := self.work.read(path)[:-1]:
+                self.work.write(path, left)
+            else:
+                self.work.remove(path)
+
     def end_attempt(self, layer: Layer, unit: int) -> None:
         self.work.remove(f"attempts/{layer.name}/{unit:09d}")
 
 
-def _read_range(file: BinaryIO, start: int, length: int) -> bytes:
-    file.seek(start)
-    return file.read(length)
+def _encoded(table: pa.Table) -> bytes:
+    sink = BytesIO()
+    # Without Arrow's own types, which the layer knows: by them, Arrow before 26 could not read a null embedding.
+    pq.write_table(table, sink, compression="zstd", store_schema=False, write_page_checksum=True)
+    return sink.getvalue()
 
 
 def merge(old: pa.Table | None, new: pa.Table) -> pa.Table:

@@ -58,18 +58,21 @@ def dump(config: Config) -> dict[str, Any]:
         "work": config.work,
         "stages": [entry.model_dump(mode="json", by_alias=True) for entry in config.stages],
         "shards": config.shards.model_dump(mode="json"),
+        "guard": config.guard.model_dump(mode="json"),
     }
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
-    """A JSON object of ours, or None where there is none. Raises ConfigError for a damaged one."""
+    """A JSON object of ours, or None where there is none. Raises OSError for a damaged one."""
     try:
         data = json.loads(folder.read(name))
     except FileNotFoundError:
         return None
     except ValueError:
-        raise ConfigError(f"{folder.path(name)}: damaged; it is not JSON") from None
-    return data if isinstance(data, dict) else None
+        data = None
+    if not isinstance(data, dict):
+        raise OSError(f"{folder.path(name)}: damaged: it is no JSON object; `pairsift check` says what to do")
+    return data
 
 
 @dataclass
@@ -82,11 +85,7 @@ class Tally:
 
     def add(self, report: UnitReport, image_layers: set[str]) -> None:
         for name, done in report.stages.items():
-            total = self.stages.setdefault(name, StageReport())
-            total.computed += done.computed
-            total.failed += done.failed
-            total.seconds += done.seconds
-            total.bytes += done.bytes
+            self.stages.setdefault(name, StageReport()).add(done)
             if name in image_layers:
                 self._images.append((done.ended, done.computed - done.failed))
 
@@ -116,6 +115,7 @@ def write_run(
         "rows": funnel.rows,
         "limit": limit,
         "kept": funnel.kept,
+        "held": funnel.held,
         "shards": funnel.shards,
         "counts": funnel.statuses(),
         "failures": dict(sorted(failures.items())),
@@ -123,6 +123,8 @@ def write_run(
         "seconds": round(time.monotonic() - tally.began, 3),
         "seconds_per_stage": {name: round(report.seconds, 3) for name, report in done.items()},
         "rows_computed": {name: report.computed for name, report in done.items()},
+        "failed": {name: report.failed for name, report in done.items()},
+        "counted": {name: report.counts for name, report in done.items() if report.counts},
         "bytes_written": {name: report.bytes for name, report in done.items()},
         "shards_written": shards_written,
         "images_per_second": tally.images_per_second(),

@@ -94,6 +94,8 @@ def make_plan(config: Config, intake: Layer | None = None) -> Plan:
         with _told_where(f"input ({config.input.use})", config.input):
             config.input.check()
             intake = intake_layer(config.input)
+    if config.shards.keys == "source" and schema.SOURCE_KEY.name not in intake.columns:
+        raise ConfigError(f"shards.keys: source: {config.input.use} gives no keys of a dataset; leave it out")
     known: dict[str, Layer] = dict.fromkeys(intake.columns, intake)
     types = pa.schema([schema.ORDINAL, *(intake.schema.field(c) for c in intake.columns)])
     steps = []
@@ -110,7 +112,7 @@ def make_plan(config: Config, intake: Layer | None = None) -> Plan:
 
 def intake_layer(reader: Reader) -> Layer:
     """Layer 0: key, uid and the reader's columns. Where the files lie is not part of its name; how they are read is."""
-    given = [field for field in reader.schema() if field.name not in (schema.KEY.name, schema.UID.name)]
+    given = [field for field in _stored(reader.schema()) if field.name not in (schema.KEY.name, schema.UID.name)]
     columns = pa.schema([schema.KEY, schema.UID, *given])
     mark = fingerprint(reader.use, reader.version, reader.science(), [[f.name, str(f.type)] for f in given])
     return Layer.of(f"input-{mark}", columns)
@@ -158,11 +160,12 @@ def _prefixed(writes: pa.Schema, prefix: str) -> pa.Schema:
 
 
 def _stored(writes: pa.Schema) -> pa.Schema:
-    """What a layer keeps of what a stage writes: a reference in place of the image's bytes."""
+    """What a layer keeps of what a stage or a reader gives: a reference in place of the image's bytes."""
     if schema.IMAGE.name not in writes.names:
         return writes
-    rest = [field for field in writes if field.name != schema.IMAGE.name]
-    return pa.schema([schema.IMAGE_PATH, schema.IMAGE_OFFSET, schema.IMAGE_LENGTH, *rest])
+    places = (schema.IMAGE_PATH, schema.IMAGE_OFFSET, schema.IMAGE_LENGTH)
+    rest = [field for field in writes if field.name not in {schema.IMAGE.name, *(place.name for place in places)}]
+    return pa.schema([*places, *rest])
 
 
 def _stage_fingerprint(stage: Stage, known: dict[str, Layer]) -> str:

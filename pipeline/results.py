@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsift.pipeline.config import Config
-from pairsift.pipeline.cut import Cut, literal
 from pairsift.pipeline.intake import read_generations
 from pairsift.pipeline.ledger import Ledger
+from pairsift.pipeline.ledger_view import ledger_sql, literal
 from pairsift.pipeline.manifest import read_json
 from pairsift.pipeline.plan import Plan, make_plan
 from pairsift.stages.base import ConfigError
@@ -58,13 +58,14 @@ class Results:
     @cached_property
     def _views(self) -> duckdb.DuckDBPyConnection:
         ledger = Ledger(self.config.work)
-        with Cut(self.plan, ledger, read_generations(ledger)) as cut:
-            views = cut.ledger_sql()
+        views = ledger_sql(self.plan, ledger, sum(generation.rows for generation in read_generations(ledger)))
         con = duckdb.connect()
         con.execute("SET enable_progress_bar = false")
         output = Folder(self.config.output)
-        if not output.local:
-            con.register_filesystem(output.filesystem)
+        for filesystem in {
+            str(folder.filesystem.protocol): folder.filesystem for folder in (output, ledger.work) if not folder.local
+        }.values():
+            con.register_filesystem(filesystem)
         if output.exists("fates.parquet"):
             con.execute(f"CREATE VIEW fates AS SELECT * FROM read_parquet({literal(output.path('fates.parquet'))})")
         con.execute(f"CREATE VIEW ledger AS {views}")

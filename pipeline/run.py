@@ -1,11 +1,13 @@
 """The whole of a run on one page: plan, take in, compute segment by segment, cut, pack."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsift.pipeline import pack
@@ -13,13 +15,23 @@ from pairsift.pipeline.chain import Span, mask_path
 from pairsift.pipeline.config import Config
 from pairsift.pipeline.cut import Cut
 from pairsift.pipeline.funnel import Funnel, FunnelCounter
+from pairsift.pipeline.guard import Watch
 from pairsift.pipeline.intake import Generation, Intake, unit_rows
 from pairsift.pipeline.ledger import Ledger
+from pairsift.pipeline.lock import Inside, hold
+from pairsift.pipeline.log import Logged, RunLog
 from pairsift.pipeline.manifest import Tally, claim, write_run
 from pairsift.pipeline.plan import Plan, make_plan
 from pairsift.pipeline.progress import Silent
+from pairsift.pipeline.retry import take_in_again
 from pairsift.pipeline.runners import Runner, check_runner, open_runner
-from pairsift.stages.base import Selector
+from pairsift.pipeline.runners.local import LocalRunner
+from pairsift.pipeline.shards import ShardTask, finish_shards, write_fates
+from pairsift.pipeline.stopping import Interrupted, Stop
+from pairsift.pipeline.tombstones import held_places
+from pairsift.pipeline.verdicts import UNREAD
+from pairsift.stages.base import ConfigError, Selector
+from pairsift.stages.fates import TRANSIENT
 from pairsift.stages.storage import Folder
 
 _FEW_SHARDS = 8  # that many are packed here sooner than other processes have started
@@ -33,6 +45,7 @@ class Options:
     ray_address: str | None = None
     limit: int | None = None  # only the first so many input rows
     replace: bool = False  # rewrite published shards
+    retry_failed: bool = False  # take rows in again that failed for a reason that may have passed
 
 
 @dataclass(frozen=True)
@@ -44,34 +57,66 @@ class Outcome:
     report: dict[str, Any]
 
 
-def run(config: Config, options: Options = Options(), progress: Silent | None = None) -> Outcome:
-    """Do what is not done yet. Raises ConfigError before anything runs for whatever is wrong with the config."""
-    return _Run(config, options, progress or Silent()).go()
+def run(config: Config, options: Options = Options(), progress: Silent | None = None, stop: Stop | None = None) -> Outcome:
+    """Do what is not done yet.
+
+    Raises:
+        ConfigError: before anything runs, for whatever is wrong with the config; and where another run holds the folders.
+        Interrupted: some seconds after `stop` was asked for.
+        GuardError: nearly nothing comes through; see `guard` in the config.
+    """
+    return _Run(config, options, progress or Silent(), stop or Stop()).go()
 
 
 class _Run:
-    def __init__(self, config: Config, options: Options, progress: Silent) -> None:
+    def __init__(self, config: Config, options: Options, progress: Silent, stop: Stop) -> None:
         check_runner(options.runner)
-        self._options, self._progress = options, progress
+        self._options, self._shown, self._stop = options, progress, stop
+        self._progress = progress
         self._tally = Tally()
         self._plan = make_plan(config)
+        labels = {step.layer.name: step.label for step in self._plan.steps if step.layer}
+        self._watch = Watch(config.guard, labels)
         self._ledger, self._output = Ledger(config.work), Folder(config.output)
         self._stack = ExitStack()
         self._opened: Runner | None = None
 
     def go(self) -> Outcome:
+        if self._options.retry_failed and (self._options.limit is not None or self._plan.config.shards.lists_all):
+            raise ConfigError(
+                "--retry-failed goes neither with --limit nor with `shards.layout: img2dataset`, which lists what failed"
+            )
         intake = Intake(self._ledger, self._plan.intake, self._plan.config.input)
         intake.new_sources()  # refuses another input's work folder before anything is written
-        claim(self._output, self._plan, self._options.limit, self._options.replace)
+        with hold(self._output, self._shown.say) as mine, hold(self._ledger.work, self._shown.say) as self._fence:
+            claim(self._output, self._plan, self._options.limit, self._options.replace)
+            self._progress = Logged(self._shown, RunLog(self._output, mine.token))
+            with self._progress:
+                try:
+                    return self._go(intake)
+                except duckdb.InterruptException:
+                    self._stop.check()  # raises what has interrupted it
+                    raise
+                except duckdb.IOException as error:
+                    raise OSError(str(error)) from error
+
+    def _go(self, intake: Intake) -> Outcome:
         for step in self._plan.steps:
             if step.layer and (notice := step.stage.notice()):
                 self._progress.say(notice)
-        with self._stack, self._progress:
-            generations = self._take_in(intake)
-            for start, end in self._plan.segments():
-                self._compute(start, end, generations)
-            funnel, tasks = self._cut(generations)
-            written = self._pack(tasks)
+        try:
+            with self._stack:
+                generations = self._take_in(intake)
+                if self._options.retry_failed:
+                    generations = self._take_in_again(intake, generations)
+                for start, end in self._plan.segments():
+                    self._compute(start, end, generations)
+                funnel, tasks = self._cut(generations)
+                written = self._pack(tasks)
+        except Interrupted:  # the workers are gone by now, and what they were at was no death
+            for layer in self._plan.layers:
+                self._ledger.forgive_attempts(layer)
+            raise
         report = write_run(self._output, self._plan, funnel, self._tally, written, self._options.limit)
         return Outcome(self._plan, funnel, report)
 
@@ -83,15 +128,29 @@ class _Run:
             nonlocal seen
             self._progress.advance(rows - seen)
             seen = rows
+            self._stop.check()
 
         generations = intake.take_in(count)
         self._progress.end()
         return generations
 
+    def _take_in_again(self, intake: Intake, generations: list[Generation]) -> list[Generation]:
+        """Have rows tried again that failed, in what was done so far, for a reason that may have passed."""
+        with self._open_cut(generations) as cut:
+            cut.play(len(self._plan.steps))
+            failed = cut.failed(TRANSIENT)
+        self._progress.say(f"{len(failed):,} rows failed for a reason that may have passed, and are tried again")
+        return take_in_again(intake, self._ledger, self._plan.intake, failed)
+
     def _runner(self) -> Runner:
         """Started when there is work for it: a run that only cuts does not pay for Ray."""
         if self._opened is None:
-            self._opened = self._stack.enter_context(open_runner(self._options.runner, self._options.ray_address))
+            try:
+                self._opened = self._stack.enter_context(open_runner(self._options.runner, self._options.ray_address))
+                self._stop.listen()  # Ray has taken the signals
+            except SystemExit:  # which is Ray's answer to a SIGTERM that comes in between
+                raise Interrupted("SIGTERM") from None
+            self._stop.check()
         return self._opened
 
     def _compute(self, start: int, end: int, generations: list[Generation]) -> None:
@@ -99,57 +158,71 @@ class _Run:
         steps = [step for step in self._plan.steps[start:end] if step.layer]
         if not steps:
             return
-        with Cut(self._plan, self._ledger, generations, self._options.limit) as cut:
+        with self._open_cut(generations) as cut:
             if not cut.play(end):
                 return
             units = cut.pending_units()
             self._write_masks(cut, start)
-        span = Span(self._plan, start, end, horizon=end, limit=self._options.limit)
+        span = Span(self._plan, start, end, horizon=end, limit=self._options.limit, fence=self._fence)
         images = {step.layer.name for step in steps if step.layer and step.makes_images}
         runner = self._runner()
         bounds = [unit_rows(generations, unit) for unit in units]
         self._progress.begin(" → ".join(step.label for step in steps), sum(last - first for first, last in bounds), "rows")
-        for report in runner.process(span, units):
+        for report in runner.process(span, units, self._stop):
             self._tally.add(report, images)
             self._progress.unit(report)
+            self._watch.add(report)
         self._progress.end()
 
-    def _write_masks(self, cut: Cut, before: int) -> None:
-        """Tell the workers which rows earlier selectors took out."""
-        for step in self._plan.steps[:before]:
-            if isinstance(step.entry, Selector):
-                sink = BytesIO()
-                pq.write_table(cut.dead(step.index), sink, row_group_size=1 << 16)
-                self._ledger.work.write(mask_path(step.index), sink.getvalue())
+    @contextmanager
+    def _open_cut(self, generations: list[Generation]) -> Iterator[Cut]:
+        with Cut(self._plan, self._ledger, generations, self._options.limit) as cut, self._stop.calling(cut.interrupt):
+            yield cut
+            self._stop.check()
 
-    def _cut(self, generations: list[Generation]) -> tuple[Funnel, list[pack.ShardTask]]:
+    def _write_masks(self, cut: Cut, before: int) -> None:
+        """Tell the workers which rows earlier selectors took out, and which were dead before the first step."""
+        selectors = [step.index for step in self._plan.steps[:before] if isinstance(step.entry, Selector)]
+        for step in [UNREAD, *selectors]:
+            sink = BytesIO()
+            pq.write_table(cut.dead(step), sink, row_group_size=1 << 16)
+            self._ledger.work.write(mask_path(step), sink.getvalue())
+
+    def _cut(self, generations: list[Generation]) -> tuple[Funnel, list[ShardTask]]:
         counter = FunnelCounter(self._plan)
-        with Cut(self._plan, self._ledger, generations, self._options.limit) as cut:
+        with self._open_cut(generations) as cut:
             pending = cut.play(len(self._plan.steps))
             if pending:
                 raise RuntimeError(f"rows are still pending after their segment ran: {pending}")
-            fates = counter.count(cut.fates(self._plan.config.shards))
-            tasks = pack.write_fates(self._output, fates, self._plan)
-            return counter.funnel(cut.rows), tasks
+            cut.hold_places(held_places(self._output, self._plan.cut_fingerprint()))
+            fates = self._judged(counter, cut)
+            tasks = write_fates(self._output, fates, self._plan, replace=self._options.replace)
+            return counter.funnel(cut.input_rows), tasks
 
-    def _pack(self, tasks: list[pack.ShardTask]) -> int:
+    def _judged(self, counter: FunnelCounter, cut: Cut) -> Iterator[pa.RecordBatch]:
+        """The fates; raises GuardError after the last, before they are published."""
+        yield from counter.count(cut.fates(self._plan.config.shards))
+        self._watch.judge(counter.funnel(cut.input_rows))
+
+    def _pack(self, tasks: list[ShardTask]) -> int:
         if not self._plan.packs:
             return 0
-        todo = pack.shards_to_write(self._output, tasks)
-        expected = sum(task.rows for task in todo)
-        self._progress.begin("pack", expected, "images")
-        packed = 0
-        for rows in self._packed(todo):
-            self._progress.advance(rows)
-            packed += rows
-        self._progress.end()
+        with pack.prepared(self._plan, tasks, self._stop.check) as todo:
+            expected = sum(task.rows for task in todo)
+            self._progress.begin("pack", expected, "images")
+            packed = 0
+            for rows in self._packed(todo):
+                self._progress.advance(rows)
+                packed += rows
+            self._progress.end()
         if packed != expected:
             raise ArithmeticError(f"{packed} of {expected} rows were packed: pairsift has lost count")
-        pack.finish_shards(self._output, tasks)
+        finish_shards(self._output, tasks)
+        for folder in ("", "shards"):  # people look in there
+            self._output.sweep(folder)
         return len(todo)
 
-    def _packed(self, todo: list[pack.ShardTask]) -> Iterator[int]:
-        packer = pack.Packer(self._plan)
-        if len(todo) < _FEW_SHARDS:
-            return map(packer, todo)
-        return self._runner().map(packer, todo)
+    def _packed(self, todo: list[ShardTask]) -> Iterator[int]:
+        packer = Inside(self._fence, pack.Packer(self._plan))
+        runner = self._runner() if len(todo) >= _FEW_SHARDS else LocalRunner()
+        return runner.map(packer, todo, self._stop)

@@ -59,6 +59,35 @@ def where(console: Console, outcome: Outcome) -> None:
     console.print(f"{report['seconds']:.1f} s, {report['shards_written']:,} shards written{speed}", markup=False)
 
 
+def forecast(found: Survey) -> list[str]:
+    """What a run would do, and why, a line each; all amounts are about."""
+    lines = []
+    for step in found.steps:
+        if step.waiting:
+            costs = []
+            if step.bytes_waiting:
+                costs.append(f"{step.bytes_waiting / 1e9:,.1f} GB of images")
+            if step.seconds_waiting:
+                costs.append(f"{step.seconds_waiting:,.0f} s in the stage over all workers")
+            about = f", about {' and '.join(costs)}" if costs else ""
+            lines.append(f"to compute: {step.waiting:,} rows at {step.label}{about}: {step.why}")
+    if found.complete:
+        lines.append("nothing waits to be computed")
+    else:
+        lines.append(
+            "rows that wait at one stage may come on to wait at the next; which shards change is known when none waits"
+        )
+    if found.shards:
+        shards = found.shards
+        size = f", {shards.bytes_to_write / 1e9:,.1f} GB" if shards.to_write else ""
+        lines.append(
+            f"shards: {shards.wanted:,}, of which {shards.unchanged:,} are there; {shards.to_write:,} to write{size}, "
+            f"{shards.to_remove:,} to remove"
+        )
+    lines += [f"free: {free / 1e9:,.1f} GB at {folder}" for folder, free in found.free.items()]
+    return lines
+
+
 def survey(console: Console, found: Survey) -> None:
     """The steps with what is done and what waits."""
     console.print(f"input: {found.rows:,} rows taken in, {found.units:,} units, {found.generations} generations", markup=False)
@@ -76,10 +105,8 @@ def survey(console: Console, found: Survey) -> None:
         writes = f" → {', '.join(step.writes)}" if step.writes else ""
         table.add_row("", f"  [dim]{escape(', '.join(step.reads) + writes)}[/dim]")
     console.print(table)
-    if found.complete:
-        console.print("nothing waits to be computed")
-    else:
-        console.print("rows that wait at one stage may come on to wait at the next")
+    for line in forecast(found):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"work: {found.work}   output: {found.output}", markup=False, soft_wrap=True)
     if found.report:
         console.print(

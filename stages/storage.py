@@ -4,15 +4,23 @@ A file appears under its final name whole or not at all: on a local disk by writ
 by one PUT. Paths are relative to the folder, with "/" between parts.
 """
 
+import errno
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import fsspec
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
+# What the system answers to a write where there is no room: the disk, the user's share of it, or a limit on a file's size.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+# What a file system without hard links answers.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 def is_remote(uri: str) -> bool:
@@ -67,12 +75,24 @@ class Folder:
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in `folder`; none where it does not exist. No temporary files."""
+        path = self.path(folder) if folder else self.uri
         try:
-            entries = self.filesystem.ls(self.path(folder) if folder else self.uri, detail=False, refresh=True)
+            entries = self.filesystem.ls(path, detail=False, refresh=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        names = (PurePosixPath(str(entry).rstrip("/")).name for entry in entries)
+        # Some stores keep a folder that was emptied, and list it as what is in it.
+        itself = self.filesystem._strip_protocol(path).rstrip("/")  # noqa: SLF001 - fsspec has no public word for it
+        names = (entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != itself)
         return sorted(name for name in names if not name.startswith("."))
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove temporary files directly in `folder` that writers left which died. Nobody writes there now."""
+        if self.local:
+            where = self.path(folder) if folder else self.uri
+            for name in os.listdir(where) if os.path.isdir(where) else ():
+                if _TEMPORARY.fullmatch(name):
+                    with suppress(FileNotFoundError):
+                        os.unlink(os.path.join(where, name))
 
     def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
         with self.create(name) as file:
@@ -85,18 +105,49 @@ class Folder:
         with self._create_local(name) if self.local else self._create_remote(name) as file:
             yield file
 
+    def create_exclusive(self, name: str, data: bytes) -> bool:
+        """Write a file unless one of this name is there; returns whether it was written.
+
+        Of several writers one wins: on a disk by a hard link, on an object store by a conditional PUT. Where the disk or the
+        store has no such thing, it looks first and then writes: two writers at the same moment would both win there.
+        """
+        if self.exists(name):
+            return False
+        if not self.local:
+            return self._put_new(name, data)
+        try:
+            with self._whole(name, _link_new) as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
+    def _put_new(self, name: str, data: bytes) -> bool:
+        try:
+            self.filesystem.pipe_file(self.path(name), data, mode="create")
+        except OSError:  # what "precondition failed" becomes differs by store
+            self.filesystem.invalidate_cache()
+            if self.exists(name):
+                return False
+            raise
+        return True
+
+    def _create_local(self, name: str) -> AbstractContextManager[BinaryIO]:
+        return self._whole(name, os.replace)
+
     @contextmanager
-    def _create_local(self, name: str) -> Iterator[BinaryIO]:
+    def _whole(self, name: str, publish: Callable[[str, str], None]) -> Iterator[BinaryIO]:
+        """A temporary file beside the final name; `publish` moves it there when it is whole and on the disk."""
         final = self.path(name)
         folder, base = os.path.split(final)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{base}.{uuid.uuid4().hex}.tmp")
         try:
-            with open(temporary, "xb") as file:
+            with telling_where(final), open(temporary, "xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, final)
+            publish(temporary, final)
         except BaseException:
             if os.path.exists(temporary):
                 os.unlink(temporary)
@@ -112,6 +163,31 @@ class Folder:
             file.discard()
             raise
         file.close()
+
+
+@contextmanager
+def telling_where(path: str) -> Iterator[None]:
+    """A full disk is told as an OSError that names the file: of what is written to an open file, the system names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(f"{path}: {error.strerror}; make room and run again: what is done is kept") from error
+
+
+def _link_new(temporary: str, final: str) -> None:
+    """Give a file its final name. Raises FileExistsError where the name is taken."""
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.exists(final):
+            raise FileExistsError(final) from None
+        os.replace(temporary, final)
+    else:
+        os.unlink(temporary)
 
 
 def sync_folder(folder: str) -> None:

@@ -40,6 +40,7 @@ def test_a_dict_gives_results(config: dict[str, Any], web: Any) -> None:
         "failed_to_compute": 0,
         "rejected": 1,
         "duplicate": 0,
+        "removed": 0,
     }
     assert results.report["rejected"] == {"not the third": 1}
     assert results.report["failures"] == {"http_404": 1}

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, cast
 
 from pairsift.pipeline.chain import Span, UnitReport
+from pairsift.pipeline.stopping import Stop
 from pairsift.stages.base import ConfigError
 
 T = TypeVar("T")
@@ -14,12 +15,12 @@ UNITS_IN_FLIGHT = 8  # per worker: while the last rows of one unit wait for serv
 
 
 class Runner(Protocol):
-    """What both runners offer."""
+    """What both runners offer. Both raise Interrupted soon after a stop was asked for; what has ended until then is given."""
 
-    def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
+    def process(self, span: Span, units: Sequence[int], stop: Stop) -> Iterator[UnitReport]:
         """Take the units through the span, in any order; one report for each."""
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    def map(self, function: Callable[[T], R], items: Sequence[T], stop: Stop) -> Iterator[R]:
         """`function` of each item, in any order, as results come."""
 
 

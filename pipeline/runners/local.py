@@ -7,22 +7,27 @@ from typing import TypeVar
 
 from pairsift.pipeline.chain import Chain, Span, UnitReport, with_workers
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
+from pairsift.pipeline.stopping import Stop
 
 T = TypeVar("T")
 R = TypeVar("R")
+_LOOK_SECONDS = 0.2  # between two looks whether a stop was asked for
 
 
 class LocalRunner:
     """One worker, in this process."""
 
-    def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
+    def process(self, span: Span, units: Sequence[int], stop: Stop) -> Iterator[UnitReport]:
         with _event_loop() as loop, Chain(with_workers(span, 1)) as chain:
             waiting = list(reversed(units))
             running: set[asyncio.Task[UnitReport]] = set()
-            while waiting or running:
+            while (waiting and not stop.asked) or (running and not stop.grace_is_over):
+                if stop.asked:
+                    waiting.clear()
                 done, running = loop.run_until_complete(self._step(chain, waiting, running))
                 for task in done:
                     yield task.result()
+        stop.check()
 
     @staticmethod
     async def _step(
@@ -32,10 +37,12 @@ class LocalRunner:
             task = asyncio.ensure_future(_report(chain, waiting.pop()))
             task.add_done_callback(_noticed)
             running.add(task)
-        return await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        return await asyncio.wait(running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        return map(function, items)
+    def map(self, function: Callable[[T], R], items: Sequence[T], stop: Stop) -> Iterator[R]:
+        for item in items:
+            stop.check()
+            yield function(item)
 
 
 @contextmanager

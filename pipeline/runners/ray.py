@@ -11,9 +11,10 @@ What Ray Data 2.60 does that shapes this file:
 import asyncio
 import logging
 import os
+import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from pairsift.pipeline.chain import Chain, Span, Unit, UnitReport, bundles, with
 from pairsift.pipeline.ledger import Numbers
 from pairsift.pipeline.plan import Step
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
+from pairsift.pipeline.stopping import Stop
 from pairsift.stages.base import ConfigError, Resources
 
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -31,18 +33,46 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker wit
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns on stderr of how Ray Data makes its own actors
 import ray
 import ray.data
+import ray.util.metrics
 
 T = TypeVar("T")
 R = TypeVar("R")
 _REPORT = TypeAdapter(UnitReport)
+_UNITS_AT_ONCE = 20_000  # units per Dataset: Ray holds some kilobytes for each block that there is or will be
+_LOOK_SECONDS = 0.2  # between two looks whether a stop was asked for
+_STOPPED, _CONFIG, _SYSTEM = "stopped", "config: ", "system: "  # why a worker gave no report
+
+
+class Metrics:
+    """What this process did, for Prometheus: Ray's agent on each node exports it, where `ray[default]` is installed."""
+
+    def __init__(self) -> None:
+        self._rows = ray.util.metrics.Counter("pairsift_rows", "Rows that a stage computed", ("stage",))
+        self._failures = ray.util.metrics.Counter("pairsift_failures", "Rows that failed, by code", ("stage", "code"))
+        self._bytes = ray.util.metrics.Counter("pairsift_bytes", "Bytes of images that a stage wrote", ("stage",))
+        self._seconds = ray.util.metrics.Counter("pairsift_seconds", "Seconds in a stage's function", ("stage",))
+        self._units = ray.util.metrics.Counter("pairsift_units", "Units that went through this worker")
+
+    def add(self, report: UnitReport) -> None:
+        """Count a unit in."""
+        self._units.inc()
+        for layer, done in report.stages.items():
+            stage = {"stage": layer.rpartition("-")[0]}  # the layer's name is the stage's, and a fingerprint
+            for counter, value in ((self._rows, done.computed), (self._bytes, done.bytes), (self._seconds, done.seconds)):
+                if value:
+                    counter.inc(value, stage)
+            for code, rows in done.failures.items():
+                self._failures.inc(rows, {**stage, "code": code})
 
 
 class ChainWorker:
     """One actor: a chain, and the event loop that its units share."""
 
     def __init__(self, span: Span, last: bool) -> None:
-        self._chain = Chain(span)
+        self._chain = Chain(span).__enter__()  # for good: an actor ends with its process
+        self._fence = span.fence
         self._last = last
+        self._metrics = Metrics()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chain", daemon=True).start()
 
@@ -51,13 +81,16 @@ class ChainWorker:
         reports = list(batch["reports"][0]) if "reports" in batch else []
         refused = batch["refused"][0] if "refused" in batch else ""
         table = b""
+        if not refused and self._fence and self._fence.asked_to_stop:
+            refused = _STOPPED
         if not refused:
             passed = _unpack(number, batch["table"][0]) if "table" in batch else None
             try:
                 unit, report = asyncio.run_coroutine_threadsafe(self._chain.process(number, passed), self._loop).result()
-            except ConfigError as error:  # Ray would give the driver its text only
-                refused = str(error)
+            except (ConfigError, OSError) as error:  # Ray would give the driver its text only
+                refused = f"{_CONFIG if isinstance(error, ConfigError) else _SYSTEM}{error}"
             else:
+                self._metrics.add(report)
                 reports.append(_REPORT.dump_json(report).decode())
                 table = b"" if self._last else _pack(unit)
         return {"unit": [number], "reports": [reports], "refused": [refused], "table": [table]}
@@ -81,7 +114,18 @@ def _unpack(number: int, data: bytes) -> Unit:
 class RayRunner:
     """Actor pools on Ray Data; one-off tasks on Ray itself."""
 
-    def process(self, span: Span, units: Sequence[int]) -> Iterator[UnitReport]:
+    def process(self, span: Span, units: Sequence[int], stop: Stop) -> Iterator[UnitReport]:
+        with stop.calling(span.fence.ask_to_stop) if span.fence else nullcontext():
+            for start in range(0, len(units), _UNITS_AT_ONCE):
+                rows = _interruptible(self._dataset(span, units[start : start + _UNITS_AT_ONCE]).iter_rows(), stop)
+                for row in rows:
+                    if row["refused"] == _STOPPED:
+                        continue
+                    if row["refused"]:
+                        raise _error(row["refused"])
+                    yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
+
+    def _dataset(self, span: Span, units: Sequence[int]) -> ray.data.Dataset:
         rows = [{"unit": unit} for unit in units]
         dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         spans = _spans(span)
@@ -97,21 +141,62 @@ class RayRunner:
                 num_gpus=resources.gpus or None,
                 memory=resources.memory,
             )
-        for row in dataset.iter_rows():
-            if row["refused"]:
-                raise ConfigError(row["refused"])
-            yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
+        return dataset
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    def map(self, function: Callable[[T], R], items: Sequence[T], stop: Stop) -> Iterator[R]:
         remote: Any = ray.remote(num_cpus=1)(_apply)
         shared_function = ray.put(function)
         shared = iter(items)  # last in each zip: an item is taken only when there is a place for it
         most = 2 * max(1, int(_cluster().get("CPU", 1)))
         running = [remote.remote(shared_function, item) for _, item in zip(range(most), shared, strict=False)]
-        while running:
-            done, running = ray.wait(running, num_returns=1)
-            running += [remote.remote(shared_function, item) for _, item in zip(done, shared, strict=False)]
-            yield from ray.get(done)
+        while running and not stop.grace_is_over:
+            done, running = ray.wait(running, num_returns=1, timeout=_LOOK_SECONDS)
+            if not stop.asked:
+                running += [remote.remote(shared_function, item) for _, item in zip(done, shared, strict=False)]
+            yield from _results(done)
+        stop.check()
+
+
+def _results(done: list[Any]) -> list[Any]:
+    try:
+        results: list[Any] = ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ConfigError | OSError):  # the user's affair, and not for a stack trace
+            raise error.cause from None
+        raise
+    return results
+
+
+def _interruptible(rows: Iterable[dict[str, Any]], stop: Stop) -> Iterator[dict[str, Any]]:
+    """The rows as they come. Ray Data blocks until it has one, so a thread waits for them, and this one for a stop as well;
+    raises Interrupted some seconds after it was asked for."""
+    came: queue.SimpleQueue[tuple[dict[str, Any] | None, BaseException | None]] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            for row in rows:
+                came.put((row, None))
+            came.put((None, None))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates
+            came.put((None, error))
+
+    threading.Thread(target=wait, name="ray-data", daemon=True).start()
+    while not stop.grace_is_over:
+        try:
+            row, error = came.get(timeout=_LOOK_SECONDS)
+        except queue.Empty:
+            continue
+        if error is not None:
+            raise error
+        if row is None:
+            break
+        yield row
+    stop.check()
+
+
+def _error(refused: str) -> Exception:
+    """What a worker raised, as its own kind."""
+    return ConfigError(refused.removeprefix(_CONFIG)) if refused.startswith(_CONFIG) else OSError(refused.removeprefix(_SYSTEM))
 
 
 def _apply(function: Callable[[T], R], item: T) -> R:
@@ -167,7 +252,8 @@ def _cluster() -> dict[str, float]:
 
 def _merged(reports: list[UnitReport]) -> UnitReport:
     first = reports[0]
-    return UnitReport(first.unit, first.rows, {name: stage for report in reports for name, stage in report.stages.items()})
+    stages = {name: stage for report in reports for name, stage in report.stages.items()}
+    return UnitReport(first.unit, first.rows, stages, {name: rule for report in reports for name, rule in report.rules.items()})
 
 
 @contextmanager

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pairsift.pipeline.config import Config, load_config
+from pairsift.pipeline.guard import GuardError
 from pairsift.pipeline.results import Results
 from pairsift.pipeline.run import Options
 from pairsift.pipeline.run import run as _run
+from pairsift.pipeline.stopping import Interrupted, Stop
 from pairsift.pipeline.survey import output_config
 from pairsift.stages.base import ConfigError
 
-__all__ = ["Config", "ConfigError", "Results", "load_config", "open", "run"]
+__all__ = ["Config", "ConfigError", "GuardError", "Interrupted", "Results", "Stop", "load_config", "open", "run"]
 
 
 def run(
@@ -31,18 +33,24 @@ def run(
     ray_address: str | None = None,
     limit: int | None = None,
     replace: bool = False,
+    retry_failed: bool = False,
+    stop: Stop | None = None,
 ) -> Results:
     """Do what a config says, or what is left of it, and return the results.
 
     `config` is a file's path, a dict of the same shape, or a Config; `overrides` are "dotted.path=value" strings.
     `runner` is "ray" (a cluster, or all cores) or "local" (this process). `limit` takes only the first so many rows.
-    `replace` lets published shards be rewritten.
+    `replace` lets published shards be rewritten. `retry_failed` tries rows again that failed for a reason that may have passed
+    (a timeout, a 503), as a new generation. `stop` can be asked for from any thread.
 
     Raises:
-        ConfigError: before anything runs, for whatever is wrong with the config or the input.
+        ConfigError: before anything runs, for whatever is wrong with the config or the input; and where another run holds the
+            output or the work folder.
+        Interrupted: some seconds after `stop` was asked for.
+        GuardError: nearly nothing comes through; see `guard` in the config.
     """
     loaded = config if isinstance(config, Config) else load_config(config, overrides)
-    _run(loaded, Options(runner, ray_address, limit, replace))
+    _run(loaded, Options(runner, ray_address, limit, replace, retry_failed), stop=stop)
     return Results(loaded)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import pairsift
 from pairsift.pipeline import chain
 from pairsift.pipeline.chain import ContractError, _cut, bundles, checked
 from pairsift.pipeline.config import load_config
@@ -170,7 +169,7 @@ def test_a_damaged_input_layer_is_told(
     source = captions(["a"] * 9, unit_rows=3)
     curate(source)
     next((tmp_path / "out" / "work" / "layers").rglob("000000001.parquet")).unlink()
-    with pytest.raises(pairsift.ConfigError, match="damaged: 6 of 9 rows"):
+    with pytest.raises(OSError, match="holds 6 of 9 rows of the input; `pairsift check`"):
         curate(source, {"use": "pairsift_toys.broken"})
 
 

@@ -99,7 +99,7 @@ def test_a_half_finished_folder_is_gone_on_with(rows: Path, tmp_path: Path, web:
         for column in ("url", "status", *COLUMNS, *(c for c in (".jpg", ".txt") if c in row)):
             assert found[key][column] == row[column], (key, column)
     codes = pq.read_table(theirs / "fates.parquet")["code"].to_pylist()
-    assert codes == [None, None, "http_404", None, "not_an_image", None]
+    assert codes == [None, None, "http_404", None, "html_page", None]
 
 
 def test_shards_of_another_list_are_refused(rows: Path, tmp_path: Path) -> None:

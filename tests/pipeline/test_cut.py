@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pairsift.pipeline.config import Shards, load_config
-from pairsift.pipeline.cut import FATES, Cut, Pending
+from pairsift.pipeline.config import load_config
+from pairsift.pipeline.cut import Cut, Pending
+from pairsift.pipeline.fate_table import FATES
 from pairsift.pipeline.intake import Intake
 from pairsift.pipeline.ledger import Ledger
 from pairsift.pipeline.plan import make_plan
@@ -172,7 +175,7 @@ def test_what_is_pending_waits_at_its_step(captions: Listing, tmp_path: Path) ->
         assert cut.play(len(plan.steps)) == [Pending(1, 1), Pending(3, 1)]
         assert cut.pending_units() == [1, 2]
         assert cut.play(1) == []
-        assert cut.rows_in(plan.steps[1].layer) == 2
+        assert cut.held(plan.steps[1].layer) == (2, 0, 0)
     with Cut(plan, ledger, generations, limit=2) as cut:
         assert cut.play(len(plan.steps)) == []
     found = survey(config)
@@ -195,14 +198,25 @@ def test_a_survey_before_the_first_run(captions: Listing, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_of_more_than_nine_digits(captions: Listing, curate: Curate, tmp_path: Path) -> None:
-    results = curate(captions(["a"]))
-    with Cut(results.plan, Ledger(results.config.work), []) as cut:
-        cut.con.execute(
-            "CREATE TEMP TABLE state (ordinal BIGINT, stop INT, failure TEXT, detail TEXT, score DOUBLE, duplicate_of BIGINT)"
-        )
-        cut._generations = Intake(Ledger(results.config.work), results.plan.intake, results.config.input).generations()
-        cut.rows = 1
-        cut.con.execute("INSERT INTO state VALUES (0, 0, NULL, NULL, NULL, 5123456789)")
-        ((batch, _),) = cut.fates(Shards(rows=10))
-    assert batch["duplicate_of"].to_pylist() == ["5123456789"]
+def test_a_cut_that_is_interrupted(captions: Listing, tmp_path: Path) -> None:
+    config = load_config({"input": captions(["a"]), "output": str(tmp_path / "out"), "stages": [dedup("url")]})
+    plan, ledger = make_plan(config), Ledger(config.work)
+    with Cut(plan, ledger, Intake(ledger, plan.intake, config.input).take_in()) as cut:
+        cut.interrupt()
+        with pytest.raises(duckdb.InterruptException):
+            cut.play(1)
+    assert not [name for name in ledger.work.names() if name.startswith("spill")]
+
+
+def test_a_selector_with_little_memory_uses_the_disk(tmp_path: Path) -> None:
+    rows = 300_000
+    table = pa.table({"url": [f"http://host/{n % 290_000}/{'x' * 200}" for n in range(rows)]})
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "list.parquet")
+    source = {"use": "read.urls", "path": str(tmp_path / "in"), "unit_rows": rows}
+    config = load_config({"input": source, "output": str(tmp_path / "out"), "stages": [dedup("url")]})
+    plan, ledger = make_plan(config), Ledger(config.work)
+    generations = Intake(ledger, plan.intake, config.input).take_in()
+    with Cut(plan, ledger, generations, memory=60 << 20) as cut:
+        assert cut.play(1) == []
+        assert cut.stops() == {None: 290_000, 0: 10_000}

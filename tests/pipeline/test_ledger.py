@@ -1,5 +1,6 @@
 import os
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,53 @@ def test_what_was_committed_is_what_there_is(ledger: Ledger) -> None:
     assert ledger.units(Layer("letters-1", LAYER.schema)) == []
 
 
-def test_a_commit_replaces_the_unit_and_leaves_nothing_beside_it(ledger: Ledger) -> None:
-    ledger.commit(LAYER, 0, rows({0: 1}))
-    ledger.commit(LAYER, 0, rows({0: 1, 1: None}))
-    assert ledger.read(LAYER, 0) == rows({0: 1, 1: None})
-    assert os.listdir(Path(ledger.files(LAYER)[0]).parent) == ["000000000.parquet"]
+def test_rows_that_are_added_go_into_the_next_part(ledger: Ledger) -> None:
+    assert ledger.commit(LAYER, 0, rows({0: 1, 4: 4}))
+    first = Path(ledger.files(LAYER)[0])
+    before = (first.read_bytes(), first.stat().st_mtime_ns)
+    assert ledger.commit(LAYER, 0, rows({1: None, 6: 6}))
+    assert ledger.commit(LAYER, 0, rows({5: 5}))
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == before
+    assert ledger.parts(LAYER) == [(0, 0), (0, 1), (0, 2)]
+    assert ledger.units(LAYER) == [0]
+    assert ledger.read(LAYER, 0) == rows({0: 1, 1: None, 4: 4, 5: 5, 6: 6})
+    assert sorted(os.listdir(first.parent)) == ["000000000-1.parquet", "000000000-2.parquet", "000000000.parquet"]
+
+
+def test_the_first_commit_of_a_row_stands(ledger: Ledger) -> None:
+    """A killed run's orphan may still commit while the next run works on the unit."""
+    assert ledger.commit(LAYER, 0, rows({0: 1, 1: 1}))
+    assert not ledger.commit(LAYER, 0, rows({1: 2, 2: 2}))
+    assert not ledger.commit(LAYER, 0, rows({0: 3, 2: 3})), "nothing is left to publish"
+    assert ledger.read(LAYER, 0) == rows({0: 1, 1: 1, 2: 2})
+    assert ledger.parts(LAYER) == [(0, 0), (0, 1)]
+
+
+def test_of_commits_at_one_moment_each_row_is_published_once(ledger: Ledger) -> None:
+    ready = threading.Barrier(4)
+
+    def commit(writer: int) -> None:
+        ready.wait()
+        for unit in range(20):
+            ledger.commit(LAYER, unit, rows({10 * unit: writer, 10 * unit + 1 + writer: writer}))
+
+    writers = [threading.Thread(target=commit, args=(n,)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    for unit in range(20):
+        found = ledger.read(LAYER, unit)
+        assert found is not None
+        assert found["ordinal"].to_pylist() == [10 * unit + n for n in range(5)]
+        assert found["letters"].to_pylist()[1:] == [0, 1, 2, 3]
+
+
+def test_an_intake_may_be_written_again(ledger: Ledger) -> None:
+    for letters in (1, 2):
+        ledger.write_intake(LAYER, 0, rows({0: letters}))
+    assert ledger.read(LAYER, 0) == rows({0: 2})
+    assert ledger.parts(LAYER) == [(0, 0)]
 
 
 def test_the_same_rows_are_the_same_bytes(ledger: Ledger) -> None:
@@ -125,3 +168,15 @@ def test_scattered_values_stand_at_their_rows() -> None:
     column = pa.chunked_array([["a"], ["b", None]])
     assert scatter(np.array([3, 0, 1]), column, 5).to_pylist() == ["b", None, None, "a", None]
     assert scatter(np.array([], np.int64), column.slice(0, 0), 2).to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5])
+def test_a_damaged_file_is_told_by_its_name(ledger: Ledger, place: float) -> None:
+    """One bit of its data is enough."""
+    ledger.commit(LAYER, 3, rows({n: n * 7 for n in range(500)}))
+    path = Path(ledger.files(LAYER)[0])
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match=rf"{path}: cannot be read: .*; `pairsift check`"):
+        ledger.read(LAYER, 3)

@@ -66,7 +66,10 @@ def test_a_claim_holds_the_config(planned: Callable[..., Plan], output: Folder) 
 def test_damaged_files_are_told(output: Folder) -> None:
     assert read_json(output, "cut.json") is None
     output.write("cut.json", b'{"cut": ')
-    with pytest.raises(ConfigError, match=r"cut\.json: damaged"):
+    with pytest.raises(OSError, match=r"cut\.json: damaged.*`pairsift check`"):
+        read_json(output, "cut.json")
+    output.write("cut.json", b"null")
+    with pytest.raises(OSError, match=r"cut\.json: damaged"):
         read_json(output, "cut.json")
 
 
@@ -85,7 +88,7 @@ def test_the_rate_is_that_of_the_steady_download() -> None:
     tally.add(report(2, ended=104.0), {"images"})
     tally.add(report(1, ended=102.0, failed=0), {"images"})
     assert tally.images_per_second() == (10 + 8) / 4
-    assert tally.stages["images"] == StageReport(30, 4, 1.5, 300)
+    assert tally.stages["images"] == StageReport(30, 4, 1.5, 300, ended=104.0)
     assert tally.stages["x"].computed == 9
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import pairsift
+from pairsift.pipeline.lock import Fence, FencedError, hold, holder
+from pairsift.pipeline.upkeep.check import check, fix
+from pairsift.pipeline.upkeep.clean import clean
+from pairsift.pipeline.upkeep.remove import remove
+from pairsift.pipeline.upkeep.why import why
+from pairsift.stages.base import ConfigError
+from pairsift.stages.storage import Folder
 
 
 def free_ports() -> list[int]:
@@ -105,3 +113,69 @@ def test_a_run_from_store_to_store(bucket: str, runner: str, web: Any, tmp_path:
     asked = len(web.requests)
     pairsift.run(whole, runner="local")
     assert len(web.requests) == asked
+
+
+def test_outputs_in_an_object_store_are_looked_after(bucket: str, web: Any, tmp_path: Path) -> None:
+    urls = [web.url(name) for name in sorted(web.files)[:6]]
+    pq.write_table(pa.table({"url": urls, "caption": [f"caption {i}" for i in range(6)]}), tmp_path / "list.parquet")
+    source = {"use": "read.urls", "path": str(tmp_path / "list.parquet"), "unit_rows": 4}
+    stages = [{"use": "download", "allow_private_addresses": True, "image_size": 64}]
+    output = f"{bucket}/kept"
+    config = {"input": source, "output": output, "stages": stages, "shards": {"rows": 2}}
+    pairsift.run(config, runner="local")
+    assert check(output, lambda _: None).problems == []
+    store = fsspec.filesystem("s3")
+    [payload] = store.glob(f"{output}/work/payloads/*/*/000000001-*.tar")
+    store.pipe_file(payload, store.cat_file(payload)[:-512])
+    store.rm_file(f"{output}/shards/00002.parquet")
+    found = check(output, lambda _: None).problems
+    assert {problem.where.rpartition("/")[2] for problem in found} == {payload.rpartition("/")[2], "00002.parquet"}
+    fix(output, found)
+    pairsift.run(config, runner="local")
+    assert check(output, lambda _: None).problems == []
+    [story] = why(output, urls[3])
+    assert story.verdict == f"kept: {output}/shards/00001.tar as 000000003"
+    pairsift.run({**config, "stages": [{**stages[0], "image_size": 32}]}, runner="local", replace=True)
+    assert sum(len(kind.files) for kind in clean([output], yes=True)[0].kinds) >= 5  # layers, payloads, the orphan
+    assert check(output, lambda _: None).problems == []
+    removal = remove(output, [("url", urls[3])], yes=True)
+    assert (removal.images, removal.shards, removal.complete) == (1, ["00001"], True)
+    assert check(output, lambda _: None).problems == []
+    assert why(output, urls[3])[0].verdict.startswith("removed on request")
+
+
+def test_in_an_object_store_a_holder_that_beats_is_left_alone(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pairsift.pipeline.lock.BEAT_SECONDS", 0.3)
+    monkeypatch.setattr("pairsift.pipeline.lock.STILL_SECONDS", 2.0)
+    folder = Folder(f"{bucket}/locked")
+    with hold(folder) as fence:
+        fence.check()
+        found = holder(folder)
+        assert found is not None
+        with pytest.raises(ConfigError, match="in use by process"), hold(folder):
+            pass
+    assert holder(folder) is None
+
+
+def test_in_an_object_store_a_silent_holder_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pairsift.pipeline.lock.STILL_SECONDS", 1.0)
+    folder = Folder(f"{bucket}/silent")
+    dead = {"host": "elsewhere", "pid": 1, "since": "2026-01-01", "alive": "2026-01-01T00:00:00+00:00", "token": "t"}
+    folder.write("run.lock", json.dumps(dead).encode())
+    with hold(folder) as fence:
+        with pytest.raises(FencedError):
+            Fence(folder, "t").check()
+        fence.check()
+
+
+def test_in_an_object_store_a_new_file_is_never_written_over(bucket: str) -> None:
+    folder = Folder(f"{bucket}/exclusive")
+    names = [f"a/{n}" for n in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        wrote = [
+            list(pool.map(lambda body, name=name: folder.create_exclusive(name, body), [b"1", b"2", b"3", b"4"]))
+            for name in names
+        ]
+    assert [sum(by) for by in wrote] == [1] * 8
+    assert [folder.read(name) for name in names] == [str(by.index(True) + 1).encode() for by in wrote]
+    assert not Folder(f"{bucket}/exclusive").create_exclusive("a/0", b"5")

@@ -10,6 +10,7 @@ import pytest
 
 from pairsift.pipeline.chain import Span
 from pairsift.pipeline.runners import Runner, open_runner
+from pairsift.pipeline.stopping import Stop
 from pairsift.stages.base import ConfigError
 
 
@@ -33,13 +34,13 @@ def test_another_name_is_refused() -> None:
 
 def test_map_gives_a_result_for_each_item(runner: str) -> None:
     with opened(runner) as found:
-        assert sorted(found.map(abs, [-3, 2, -1])) == [1, 2, 3]
-        assert list(found.map(abs, [])) == []
+        assert sorted(found.map(abs, [-3, 2, -1], Stop())) == [1, 2, 3]
+        assert list(found.map(abs, [], Stop())) == []
 
 
 def test_what_a_mapped_function_raises_reaches_the_caller(runner: str) -> None:
     with opened(runner) as found, pytest.raises(Exception, match="division by zero"):
-        list(found.map(reciprocal, [1, 0]))
+        list(found.map(reciprocal, [1, 0], Stop()))
 
 
 def reciprocal(number: int) -> float:
@@ -59,8 +60,8 @@ def test_of_units_that_fail_together_one_is_told(
     plan = curate(captions(["a"] * 12), {"use": "pairsift_toys.broken"}).plan
     for file in (tmp_path / "out" / "work" / "layers").rglob("*.parquet"):
         file.unlink()
-    with opened("local") as found, pytest.raises(OSError, match="missing or damaged"):
-        list(found.process(Span(plan, 0, 1, horizon=1), [0, 1, 2]))
+    with opened("local") as found, pytest.raises(OSError, match="lacks rows of the input, or is missing"):
+        list(found.process(Span(plan, 0, 1, horizon=1), [0, 1, 2], Stop()))
     gc.collect()
     told = [record for record in caplog.records if record.exc_info and isinstance(record.exc_info[1], OSError)]
     assert told == [], "asyncio tells of exceptions that nobody has looked at"
@@ -84,4 +85,4 @@ def test_results_are_the_same(runner: str, captions: Callable[..., dict[str, Any
 def test_map_gives_every_item_back_however_many_there_are(name: str, ray_session: None) -> None:
     """More items than tasks that run at a time: none may be lost between the two."""
     with open_runner(name) as runner:
-        assert sorted(runner.map(abs, range(-23, 0))) == list(range(1, 24))
+        assert sorted(runner.map(abs, range(-23, 0), Stop())) == list(range(1, 24))

@@ -1,0 +1,201 @@
+"""Does memory stay flat, and time linear, as the input grows? Runs of a tenth, a third and the whole, side by side.
+
+    python benchmarks/scale.py metadata                 # 100,000 to 1,000,000 rows: filter, duplicates, top 30 %, fates
+    python benchmarks/scale.py images --folder /dev/shm # 20,000 to 200,000 images of 20 KB: payloads, layers, shards
+    python benchmarks/scale.py images --runner ray
+
+Each run is a process of its own. Its memory is what is its own (RssAnon), looked at four times a second: the driver's, and the
+largest of its workers'. The images come from a stage that makes them up at no cost, so what is measured is what pairsift does
+with them: sub-batches, payload tars, layers, the cut, shards. `--plot FILE.svg` draws both (needs matplotlib).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pairsift.stages import schema
+from pairsift.stages.base import Columns, Stage, Transform
+
+ROWS = {"metadata": 1_000_000, "images": 200_000}
+SHARES = (0.1, 0.3, 1.0)
+IMAGE_BYTES = 20_000
+MARK = "PAIRSIFT_BENCHMARK"
+
+
+class MadeUp(Stage):
+    """Images of 20 KB that no decoder would take: bytes that depend on the row."""
+
+    def reads(self) -> Columns:
+        return ("ordinal",)
+
+    def writes(self) -> pa.Schema:
+        return pa.schema([schema.IMAGE, schema.IMAGE_FORMAT, schema.WIDTH, schema.HEIGHT])
+
+    @contextmanager
+    def open(self) -> Iterator[Transform]:
+        noise = np.random.default_rng(0).bytes(4 * IMAGE_BYTES)
+
+        def transform(batch: pa.Table) -> pa.Table:
+            rows = batch["ordinal"].to_pylist()
+            images = [noise[row % IMAGE_BYTES :][:IMAGE_BYTES] for row in rows]
+            sides = pa.array([256] * len(rows), schema.WIDTH.type)
+            columns = [pa.array(images, schema.IMAGE.type), pa.array(["jpg"] * len(rows)), sides, sides]
+            return pa.table(columns, schema=self.writes())
+
+        yield transform
+
+
+@dataclass
+class Run:
+    """One run. Memory in bytes."""
+
+    rows: int
+    seconds: float
+    rows_per_second: float
+    driver: int
+    worker: int
+
+
+def listing(folder: Path, rows: int) -> Path:
+    """A list with a score a row, and some captions more than once."""
+    path = folder / f"list-{rows}.parquet"
+    rng = np.random.default_rng(rows)
+    with pq.ParquetWriter(path, pa.schema({"url": pa.string(), "caption": pa.string(), "quality": pa.float32()})) as writer:
+        for start in range(0, rows, 100_000):
+            ordinals = range(start, min(start + 100_000, rows))
+            urls = [f"http://host{i % 5000}.example/{i % (rows - rows // 50)}.jpg" for i in ordinals]
+            captions = [f"a photograph, number {i}, of something that somebody saw" for i in ordinals]
+            scores = rng.normal(0.25, 0.08, len(ordinals)).astype(np.float32)
+            writer.write_table(pa.table({"url": urls, "caption": captions, "quality": scores}))
+    return path
+
+
+def config(kind: str, source: Path, output: Path) -> dict[str, Any]:
+    rules = [
+        {"use": "filter.where", "keep": "quality >= 0.1"},
+        {"use": "dedup.exact", "by": ["url"]},
+        {"use": "select.top_fraction", "by": "quality", "fraction": 0.3},
+    ]
+    return {
+        "input": {
+            "use": "read.urls",
+            "path": str(source),
+            "unit_rows": 10_000 if kind == "metadata" else 1000,
+            "extra": ["quality"],
+        },
+        "output": str(output),
+        "stages": rules if kind == "metadata" else [{"use": "scale"}],
+    }
+
+
+def measure(kind: str, rows: int, runner: str, folder: Path) -> Run:
+    """Run it in a process of its own, and look at it while it lasts."""
+    source = listing(folder, rows)
+    output = folder / f"out-{rows}"
+    file = folder / f"config-{rows}.json"
+    file.write_text(json.dumps(config(kind, source, output)))
+    command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--runner", runner, "--json"]
+    mark = f"{os.getpid()}-{rows}"
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        command, env={**os.environ, MARK: mark, "PYTHONPATH": here}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    began, driver, worker = time.perf_counter(), 0, 0
+    while process.poll() is None:
+        for pid, size in memory_of(mark).items():
+            if pid == process.pid:
+                driver = max(driver, size)
+            else:
+                worker = max(worker, size)
+        time.sleep(0.25)
+    seconds = time.perf_counter() - began
+    said, complained = process.communicate()
+    if process.returncode:
+        sys.exit(complained.decode())
+    counted = json.loads(said)
+    if sum(counted["counts"].values()) != rows:
+        sys.exit(f"{counted['counts']} do not add up to {rows}")
+    shutil.rmtree(output)
+    source.unlink()
+    return Run(rows, round(seconds, 2), round(rows / counted["seconds"], 1), driver, worker)
+
+
+def memory_of(mark: str) -> dict[int, int]:
+    """RssAnon of every process of ours with the mark in its environment that runs our code."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if f"{MARK}={mark}".encode() not in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                    continue
+                name = Path(f"/proc/{entry}/cmdline").read_bytes()
+                status = Path(f"/proc/{entry}/status").read_text()
+            except OSError:  # it has ended
+                continue
+            if b"raylet" in name or b"gcs_server" in name:
+                continue
+            found[int(entry)] = next(
+                (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon")), 0
+            )
+    return found
+
+
+def plot(runs: list[Run], path: str, title: str) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(9, 3.5))
+    rows = [run.rows for run in runs]
+    time_axis.plot(rows, [run.seconds for run in runs], "o-")
+    time_axis.set(xlabel="rows", ylabel="seconds, from start to end", ylim=0, xlim=0)
+    memory_axis.plot(rows, [run.driver / 1e6 for run in runs], "o-", label="driver")
+    if any(run.worker for run in runs):
+        memory_axis.plot(rows, [run.worker / 1e6 for run in runs], "s-", label="largest worker")
+    memory_axis.set(xlabel="rows", ylabel="peak of its own memory, MB", ylim=0, xlim=0)
+    memory_axis.legend()
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=sorted(ROWS))
+    parser.add_argument("--rows", type=int, help="of the largest run")
+    parser.add_argument("--runner", default="local", choices=["local", "ray"])
+    parser.add_argument("--folder", help="where to work; the images want twice their size")
+    parser.add_argument("--plot", metavar="FILE.svg")
+    asked = parser.parse_args()
+    most = asked.rows or ROWS[asked.kind]
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="pairsift-scale-", dir=asked.folder) as folder:
+        for share in SHARES:
+            runs.append(measure(asked.kind, round(most * share), asked.runner, Path(folder)))
+            print(json.dumps(asdict(runs[-1])), flush=True)
+    first, last = runs[0], runs[-1]
+    for who in ("driver", "worker"):
+        if getattr(first, who):
+            growth = getattr(last, who) / getattr(first, who) - 1
+            print(f"{who}: {growth:+.1%} memory at {last.rows / first.rows:.0f} times the rows")
+    if asked.plot:
+        plot(runs, asked.plot, f"{asked.kind}, {asked.runner} runner")
+
+
+if __name__ == "__main__":
+    main()

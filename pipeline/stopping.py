@@ -1,0 +1,94 @@
+"""Stopping a run before its end: a signal, a time limit, or whoever calls the API. What is done is kept."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE_SECONDS = 5.0  # that units in flight may take to end; then they are abandoned, and done again by the next run
+HARD_SECONDS = 9.0  # after a signal, the process is gone by then, whatever a library is busy with
+GO_ON = "what is done is kept: the same command goes on from here"
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was stopped before its end; the message says by what."""
+
+
+class Stop:
+    """Asked for from anywhere, once or often; looked at by whatever takes long."""
+
+    def __init__(self, max_seconds: float | None = None) -> None:
+        """`max_seconds`: ask for the stop by itself after so many seconds from now."""
+        self.reason: str | None = None
+        self.asked_at = 0.0  # of time.monotonic
+        self._callbacks: list[Callable[[], None]] = []
+        self._timer: threading.Timer | None = None
+        if max_seconds is not None:
+            self._timer = threading.Timer(max_seconds, self.ask, [f"--max-time: {max_seconds:g} s are over"])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def ask(self, reason: str) -> None:
+        """Stop, because of `reason`."""
+        if self.reason is None:
+            self.reason, self.asked_at = reason, time.monotonic()
+            for callback in list(self._callbacks):
+                callback()
+
+    @contextmanager
+    def calling(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `callback` called, from any thread, when a stop is asked for within the block."""
+        self._callbacks.append(callback)
+        try:
+            yield
+        finally:
+            self._callbacks.remove(callback)
+
+    @property
+    def asked(self) -> bool:
+        return self.reason is not None
+
+    @property
+    def grace_is_over(self) -> bool:
+        """Whether units in flight have had their time."""
+        return self.asked and time.monotonic() - self.asked_at > GRACE_SECONDS
+
+    def listen(self) -> None:
+        """Take the signals that ask for it, again: something else may have taken them since."""
+
+    def check(self) -> None:
+        """Raise Interrupted if a stop was asked for."""
+        if self.reason is not None:
+            raise Interrupted(self.reason)
+
+
+class SignalStop(Stop):
+    """A stop that SIGINT and SIGTERM ask for. The second signal ends the process at once, as does the first after
+    HARD_SECONDS: a kill at any moment loses nothing, so there is no reason to wait for a library that does not return."""
+
+    def __init__(self, exit_code: int, max_seconds: float | None = None) -> None:
+        super().__init__(max_seconds)
+        self._exit_code = exit_code
+
+    def listen(self) -> None:
+        """In the main thread only."""
+        signal.signal(signal.SIGINT, self._heard)
+        signal.signal(signal.SIGTERM, self._heard)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        name = signal.Signals(number).name
+        if self.asked:
+            self._exit(name)
+        timer = threading.Timer(HARD_SECONDS, self._exit, [name])
+        timer.daemon = True
+        timer.start()
+        self.ask("Ctrl-C" if number == signal.SIGINT else name)
+
+    def _exit(self, name: str) -> None:
+        os.write(sys.stderr.fileno(), f"\npairsift: stopped at once by {name}; {GO_ON}\n".encode())
+        os._exit(self._exit_code)

@@ -1,0 +1,30 @@
+"""What selectors share: quoted names, sets of columns that agree, and numbers that look random and never change."""
+
+from collections.abc import Iterable, Sequence
+
+_HEX_DIGITS = 13  # 52 bits: as many as a double holds without rounding
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL spells it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def same(left: str, right: str, names: Iterable[str]) -> str:
+    """SQL: two tables agree in these columns. Names are quoted already; null agrees with nothing."""
+    return " AND ".join(f"{left}.{name} = {right}.{name}" for name in names)
+
+
+def known(names: Iterable[str]) -> str:
+    """SQL: none of these columns is null."""
+    return " AND ".join(f"{name} IS NOT NULL" for name in names)
+
+
+def uniform(seed: int, expressions: Sequence[str]) -> str:
+    """SQL: a number in [0, 1) that is decided by the seed and the values alone.
+
+    The first 52 bits of an md5: the same in every version of every database, whatever the order of the rows.
+    """
+    text = ", ".join(f"CAST({expression} AS VARCHAR)" for expression in expressions)
+    digits = f"left(md5(concat_ws('/', '{seed:d}', {text})), {_HEX_DIGITS})"
+    return f"(CAST(CAST(concat('0x', {digits}) AS BIGINT) AS DOUBLE) / {16**_HEX_DIGITS})"
