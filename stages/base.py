@@ -92,6 +92,9 @@ class Reader(Entry, ABC):
 
         A row that cannot be read is still given, with nulls, and with a code in the optional columns `failure` and
         `failure_detail`. No row is ever left out.
+
+        Images are given as references. Only where no byte range can be cited (compressed files), the columns `image` and
+        `image_format` give their bytes; these are copied into payloads.
         """
 
 

@@ -14,6 +14,7 @@ UID = pa.field("uid", pa.string(), nullable=False)  # 32 hex digits: a 128-bit h
 # What readers give.
 URL = pa.field("url", pa.string())
 CAPTION = pa.field("caption", pa.string())
+CAPTIONS = pa.field("captions", pa.list_(pa.string()))  # where one image has several: `caption` is the first of them
 
 # An image is a reference: into a source tar (an absolute URI), or into a payload (a path relative to the work folder).
 IMAGE_PATH = pa.field("image_path", pa.string())
@@ -21,6 +22,13 @@ IMAGE_OFFSET = pa.field("image_offset", pa.int64())
 IMAGE_LENGTH = pa.field("image_length", pa.int64())
 IMAGE_FORMAT = pa.field("image_format", pa.string())  # the tar member's extension: jpg, png, webp
 IMAGE_REFERENCE = (IMAGE_PATH, IMAGE_OFFSET, IMAGE_LENGTH, IMAGE_FORMAT)
+
+# Of a row that was a sample of another dataset: its key there, and where its further members lie in the file `image_path`.
+SOURCE_KEY = pa.field("source_key", pa.string())
+SOURCE_MEMBERS = pa.field(
+    "source_members",
+    pa.list_(pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("length", pa.int64())])),
+)
 
 # The encoded bytes travel with a unit while it is in flight and are never stored in a layer. A stage that reads "image"
 # gets them; a stage that writes "image" (with "image_format") has them put into the unit's payload.

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
+from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
@@ -58,6 +59,21 @@ def list_sources(paths: str | Sequence[str], extensions: Iterable[str]) -> list[
     return list(found.values())
 
 
+def expanded(paths: str | Sequence[str]) -> list[str]:
+    """The paths with their brace patterns (`{00000..00099}.tar`) written out, as in webdataset. A local file or folder that is
+    called so is taken by its name. Raises ConfigError for braces that do not match."""
+    found: list[str] = []
+    for path in [paths] if isinstance(paths, str) else paths:
+        if "{" not in path or ("://" not in path and Path(path).exists()):
+            found.append(path)
+            continue
+        try:
+            found += braceexpand(path)
+        except ValueError as error:
+            raise ConfigError(f"{path} has braces that do not match") from error
+    return found
+
+
 def extension(uri: str) -> str:
     """The name's last extension in lower case, without the dot and not counting a compression suffix: "csv" of a.CSV.gz."""
     name = Path(uri.split("?", maxsplit=1)[0] if "://" in uri else uri).name
@@ -67,11 +83,13 @@ def extension(uri: str) -> str:
 
 
 @contextmanager
-def open_source(uri: str, *, decompress: bool) -> Iterator[IO[bytes]]:
-    """A binary file, seekable where it is not decompressed on the way. Errors are the file system's own, mostly OSError."""
+def open_source(uri: str, *, decompress: bool, buffered: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file, seekable where it is not decompressed on the way. Errors are the file system's own, mostly OSError.
+
+    A local file may be asked for without a buffer; any other is read in pieces of READ_BUFFER, all the same."""
     compression = infer_compression(uri.lower()) if decompress else None
     if "://" not in uri and compression is None:
-        with open(uri, "rb", buffering=READ_BUFFER) as local:
+        with open(uri, "rb", buffering=READ_BUFFER if buffered else 0) as local:
             yield local
         return
     filesystem, path = _filesystem(uri)

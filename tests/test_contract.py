@@ -18,6 +18,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pydantic
 import pytest
 
@@ -63,6 +64,32 @@ def _webdataset(world: World) -> Example:
     return Example({"path": str(path)})
 
 
+def _img2dataset(world: World) -> Example:
+    found = _webdataset(world)
+    rows = {"key": ["a", "b", "c", "d"], "status": ["success"] * 3 + ["failed_to_download"], "url": ["http://a"] * 4}
+    pq.write_table(pa.table(rows), world.folder / "00000.parquet")
+    return found
+
+
+def _image_parquet(world: World) -> Example:
+    path = world.folder / "images.parquet"
+    images = [{"bytes": data, "path": None} for data in (world.photos["coffee.jpg"], b"damaged", None)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(images, kind), "caption": ["one", "two", "three"]}), path)
+    return Example({"path": str(path)})
+
+
+def _image_files(world: World) -> Example:
+    (world.folder / "one.jpg").write_bytes(b"\xff\xd8")
+    (world.folder / "list.csv").write_text("file,caption\none.jpg,one\nnone.jpg,none\n../one.jpg,outside\n")
+    columns = {"file": "file", "caption": "caption"}
+    return Example({"path": str(world.folder / "list.csv"), "folder": str(world.folder), "columns": columns})
+
+
+def _union(world: World) -> Example:
+    return Example({"parts": {"list": {"use": "read.urls", **_urls(world).parameters}}})
+
+
 def _download(world: World) -> Example:
     names = ["coffee.jpg", "none.jpg", "rocket.jpg", "page.html", "brick.jpg"]
     world.web.files["page.html"] = b"<html>"
@@ -93,7 +120,81 @@ def _exact(world: World) -> Example:
     return Example({"by": ["url", "caption"]}, columns)
 
 
+def _top_fraction(world: World) -> Example:
+    rng = np.random.default_rng(0)
+    scores = [None if score < 0.1 else float(score) for score in rng.random(200)]
+    return Example(
+        {"by": "score", "fraction": 0.3, "per": ["language"]}, {"score": scores, "language": rng.integers(0, 3, 200)}
+    )
+
+
+def _captions() -> list[str | None]:
+    return [
+        "A cat, a cat, a cat.",
+        "",
+        None,
+        "Ein Hund am Strand",
+        "see http://example.com/a.jpg",
+        "IMG_0042.JPG",
+        "猫 \U0001f600\n\u0645\u0631\u062d",
+    ]
+
+
+def _text_statistics(world: World) -> Example:
+    return Example({}, {"caption": _captions()})
+
+
+def _language(world: World) -> Example:
+    return Example({"detector": "cld3"}, {"caption": _captions()})
+
+
+def _entries(world: World) -> Example:
+    (world.folder / "queries.txt").write_text("cat\nHund\na cat\n")
+    return Example({"path": str(world.folder / "queries.txt")}, {"caption": _captions()})
+
+
+def _listed(world: World) -> Example:
+    (world.folder / "domains.txt").write_text("example.com\n")
+    return Example({"path": str(world.folder / "domains.txt"), "column": "host", "match": "domain"}, {"host": _hosts()})
+
+
+def _hosts() -> list[str | None]:
+    return ["a.example.com", "example.com", "notexample.com", None, ""]
+
+
+def _url_parts(world: World) -> Example:
+    return Example({}, {"url": [None if host is None else f"http://{host}/1.jpg" for host in _hosts()] + ["http://["]})
+
+
+def _tokens(world: World) -> Example:
+    return Example({"tokenizer": world.tiny_clip(0)}, {"caption": _captions()})
+
+
+def _image_statistics(world: World) -> Example:
+    images = [world.photos["coffee.jpg"], b"damaged", None, world.photos["moon.jpg"], world.photos["coffee.jpg"][:2000]]
+    return Example({"side": 64}, {"image": pa.array(images, pa.large_binary())})
+
+
+def _groups() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        "uid": [f"{n:032x}" for n in range(200)],
+        "caption": [None if n == 0 else f"word{n} other" for n in rng.zipf(1.5, 200).clip(0, 50)],
+        "url": [f"u{n}" for n in rng.integers(0, 100, 200)],
+        "score": rng.random(200),
+        "entries": pa.array([sorted(set(row)) for row in rng.zipf(1.5, (200, 2)).clip(0, 30).tolist()], pa.list_(pa.int32())),
+    }
+
+
+def _of_groups(parameters: dict[str, Any], *columns: str) -> Callable[[World], Example]:
+    return lambda world: Example(parameters, {name: _groups()[name] for name in columns})
+
+
 EXAMPLES: dict[str, Callable[[World], Example]] = {
+    "read.image_files": _image_files,
+    "read.image_parquet": _image_parquet,
+    "read.img2dataset": _img2dataset,
+    "read.union": _union,
     "read.urls": _urls,
     "read.webdataset": _webdataset,
     "download": _download,
@@ -101,6 +202,19 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "score.clip_similarity": _clip_similarity,
     "filter.where": _where,
     "dedup.exact": _exact,
+    "select.top_fraction": _top_fraction,
+    "select.balance": _of_groups({"per_entry": 5}, "uid", "entries"),
+    "select.cap": _of_groups({"per": ["caption"], "rows": 2, "best": "score"}, "caption", "score"),
+    "select.frequent": _of_groups({"per": ["caption"], "distinct": ["url"], "most": 3}, "caption", "url"),
+    "select.rare_words": _of_groups({"vocabulary": 10}, "caption"),
+    "select.sample": _of_groups({"fraction": 0.5}, "uid"),
+    "image.statistics": _image_statistics,
+    "text.entries": _entries,
+    "text.language": _language,
+    "text.listed": _listed,
+    "text.statistics": _text_statistics,
+    "text.tokens": _tokens,
+    "text.url_parts": _url_parts,
 }
 
 

@@ -1,22 +1,25 @@
-"""`read.urls`: lists of URLs with captions, from Parquet, CSV, TSV, JSON Lines or plain text."""
+"""`read.urls`: lists of URLs with captions, from Parquet, CSV, TSV, JSON, JSON Lines or plain text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from pairsift.stages import schema
 from pairsift.stages.base import OPERATIONAL, ConfigError, Reader, Source
+from pairsift.stages.read.formats.captions import LISTED, Mode, is_list_of_text, listed, spread_record, spread_table
 from pairsift.stages.read.formats.columns import Pick, pick, require
 from pairsift.stages.read.formats.delimited import check_header, delimited_columns, delimited_tables
-from pairsift.stages.read.formats.jsonlines import jsonl_columns, jsonl_tables
+from pairsift.stages.read.formats.jsonlines import json_columns, json_tables, jsonl_columns, jsonl_tables
 from pairsift.stages.read.formats.lines import txt_tables
+from pairsift.stages.read.formats.npz import vector_fields, with_vectors
 from pairsift.stages.read.formats.parquet_rows import parquet_columns, parquet_tables
+from pairsift.stages.read.formats.presets import PRESETS, Name
 from pairsift.stages.sources import extension, list_sources
 
-Format = Literal["parquet", "csv", "tsv", "jsonl", "txt"]
+Format = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
 _EXTENSIONS: dict[str, Format] = {
     "parquet": "parquet",
@@ -24,6 +27,7 @@ _EXTENSIONS: dict[str, Format] = {
     "csv": "csv",
     "tsv": "tsv",
     "tab": "tsv",
+    "json": "json",
     "jsonl": "jsonl",
     "ndjson": "jsonl",
     "txt": "txt",
@@ -33,7 +37,7 @@ _FAILURES = (schema.FAILURE, schema.FAILURE_DETAIL)
 
 
 class Urls(Reader):
-    """URLs and captions from Parquet, CSV, TSV, JSON Lines (each may be compressed) or text files with one URL per line.
+    """URLs and captions from Parquet, CSV, TSV, JSON, JSON Lines or text files with one URL per line. Text may be compressed.
 
     Gives `url` and `caption` (null where the source has none), then every other column of the first file that has rows, as it
     is: CSV's as text, JSON's by what its first 1000 lines hold, Parquet's with their types. One that is called like a column
@@ -43,21 +47,39 @@ class Urls(Reader):
     Every row is given. One that cannot be parsed has the failure `unreadable_row`, one with bytes that are not UTF-8
     `invalid_text`, and both a `failure_detail` that says where; those two columns come last in every table. Blank lines are no
     rows. An empty CSV field is an empty string, not null.
+
+    A caption may be a list of texts (in JSON and Parquet): `captions` says what becomes of it. A JSON file is a list of
+    objects, or has COCO's shape, whose captions are joined to their images; RedCaps'; or SBU's, a list for each column.
     """
+
+    needs: ClassVar[str] = "url"  # the column without which there is nothing to be had
 
     path: Annotated[str | list[str], OPERATIONAL] = Field(
         description="a file, a folder (its files of known kinds, by name), a glob, any fsspec URL, or a list of these"
     )
-    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "txt"] = Field(
+    format: Literal["auto", "parquet", "csv", "tsv", "json", "jsonl", "txt"] = Field(
         "auto", description="auto goes by the file's extension, .gz and other compression suffixes aside"
+    )
+    preset: Name | None = Field(
+        None, description="a well-known list, whose columns and header need not be said; columns given here go before it"
     )
     columns: dict[str, str] | None = Field(
         None,
         description="our name: their name, such as {url: URL, caption: TEXT}; default: the columns called url and caption; "
         "uid takes the source's own identifier; any other name renames a column",
     )
+    captions: Mode = Field(
+        "rows",
+        description="of a caption that is a list: rows, a row for each; list, one row with the first as caption and all "
+        "of them as captions",
+    )
     extra: list[str] | None = Field(None, description="other columns to carry along, by the source's names; default: all")
     header: list[str] | None = Field(None, description="column names of CSV or TSV files that have no header line")
+    vectors: dict[str, str] | None = Field(
+        None,
+        description="our name: the name of an array in the .npz beside each Parquet file, such as "
+        "{image_embedding: l14_img} for DataComp's; they become float16",
+    )
 
     def check(self) -> None:
         self.sources()
@@ -73,15 +95,41 @@ class Urls(Reader):
         return sources
 
     def schema(self) -> pa.Schema:  # type: ignore[override]  # pydantic's, long deprecated
-        return pa.schema([schema.URL, schema.CAPTION, *(ours for _, ours in self.picks if ours.name not in ("url", "caption"))])
+        return self._listed
 
     def read(self, source: Source) -> Iterator[pa.Table]:
-        fields = self.schema()
-        theirs = {ours.name: name for name, ours in self.picks}
+        yield from self._read(source)
+
+    @property
+    def _listed(self) -> pa.Schema:
+        """The columns that come of the lists."""
+        captions = [schema.CAPTIONS] if self.captions == "list" else []
+        others = (ours for _, ours in self.picks if ours.name not in ("url", "caption"))
+        return pa.schema([schema.URL, schema.CAPTION, *captions, *others, *self._vectors])
+
+    def _read(self, source: Source) -> Iterator[pa.Table]:
+        fields = self._listed
+        theirs = {ours.name: name for name, ours in self.picks} | {field.name: field.name for field in self._vectors}
         for table in self._tables(source.uri):
             arrays = [_column(table, theirs.get(field.name), field, source.uri) for field in fields]
+            if self.captions == "list":
+                arrays[fields.names.index("captions")] = listed(table, theirs.get("caption"))
             failures = [table.column(field.name) for field in _FAILURES]
             yield pa.table([*arrays, *failures], schema=pa.schema([*fields, *_FAILURES]))
+
+    @cached_property
+    def _vectors(self) -> list[pa.Field]:
+        """The columns that come of .npz archives, by the first one."""
+        if not self.vectors:
+            return []
+        sources = self.sources()
+        for source in sources:
+            if self._format(source.uri) != "parquet":
+                raise ConfigError(f"input.vectors: {source.uri} is no Parquet file")
+        taken = {ours.name for _, ours in self.picks} & self.vectors.keys()
+        if taken:
+            raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the files, too; give it another name")
+        return vector_fields(sources[0].uri, self.vectors)
 
     @cached_property
     def picks(self) -> list[Pick]:
@@ -93,7 +141,7 @@ class Urls(Reader):
                 raise ConfigError(f"cannot read {source.uri}: {' '.join(str(error).split())}") from error
             if found.names:
                 self._check_header(source.uri)
-                return pick(found, self.columns, self.extra, source.uri)
+                return pick(found, self._mapping(found.names), self.extra, source.uri, needs_url=self.needs == "url")
         return []
 
     def _format(self, uri: str) -> Format:
@@ -101,19 +149,22 @@ class Urls(Reader):
             return self.format
         kind = _EXTENSIONS.get(extension(uri))
         if kind is None:
-            raise ConfigError(f"cannot tell the format of {uri}: say input.format: parquet, csv, tsv, jsonl or txt")
+            raise ConfigError(f"cannot tell the format of {uri}: say input.format: parquet, csv, tsv, json, jsonl or txt")
         return kind
 
     def _columns(self, uri: str) -> pa.Schema:
         """The columns that a file has, by its own names."""
         kind = self._format(uri)
         if kind == "parquet":
-            return parquet_columns(uri)
-        if kind == "jsonl":
+            found = parquet_columns(uri)
+            caption = self._text_names(found.names).get("caption")
+            return pa.schema([_as_text(f) if f.name == caption and is_list_of_text(f.type) else f for f in found])
+        if kind in ("json", "jsonl"):
             # A caption that is the number 1984 is the text "1984".
-            found = jsonl_columns(uri)
-            return pa.schema([field.with_type(pa.string()) if field.name in self._text_columns else field for field in found])
-        names = ["url"] if kind == "txt" else delimited_columns(uri, _DELIMITERS[kind], self.header)
+            found = json_columns(uri) if kind == "json" else jsonl_columns(uri)
+            texts = set(self._text_names(found.names).values())
+            return pa.schema([_as_text(field) if field.name in texts else field for field in found])
+        names = ["url"] if kind == "txt" else delimited_columns(uri, _DELIMITERS[kind], self._header(uri))
         return pa.schema([(name, pa.string()) for name in names])
 
     def _tables(self, uri: str) -> Iterator[pa.Table]:
@@ -123,24 +174,54 @@ class Urls(Reader):
         if found.names:
             require(found, self.picks, uri)
         wanted = pa.schema({name: ours.type for name, ours in self.picks})
+        texts = self._text_names(found.names)
+        text, caption = frozenset(texts.values()), texts.get("caption")
         if kind == "parquet":
-            return parquet_tables(uri, wanted.names, self._text_columns)
-        if kind == "jsonl":
-            return jsonl_tables(uri, wanted, self._text_columns)
+            tables = parquet_tables(uri, wanted.names, text)
+            if self.vectors:
+                tables = with_vectors(tables, uri, self.vectors, self._vectors)
+            return self._spread(tables, caption)
+        if kind in ("json", "jsonl"):
+            wanted = wanted.append(schema.CAPTIONS.with_name(LISTED)) if self.captions == "list" else wanted
+            read = json_tables if kind == "json" else jsonl_tables
+            return read(uri, wanted, text, lambda found: spread_record(found, caption or "", self.captions))
         if kind == "txt":
             return txt_tables(uri, "url")
-        return delimited_tables(uri, _DELIMITERS[kind], self.header, [name for name in wanted.names if name in found.names])
+        return delimited_tables(uri, _DELIMITERS[kind], self._header(uri), [n for n in wanted.names if n in found.names])
+
+    def _spread(self, tables: Iterator[pa.Table], caption: str | None) -> Iterator[pa.Table]:
+        for table in tables:
+            lists = caption in table.column_names and is_list_of_text(table.schema.field(caption).type)
+            yield spread_table(table, caption, self.captions) if lists and caption else table
+
+    def _header(self, uri: str) -> list[str] | None:
+        """Names for a file's columns, if it has no line with them: a preset's, unless there is one all the same."""
+        if self.header is not None or self.preset is None or PRESETS[self.preset].header is None:
+            return self.header
+        names = list(PRESETS[self.preset].header or ())
+        first = delimited_columns(uri, _DELIMITERS[self._format(uri)], None)
+        return None if set(names) <= set(first) else names
 
     def _check_header(self, uri: str) -> None:
         kind = self._format(uri)
-        if self.header is not None and kind in _DELIMITERS:
-            check_header(uri, _DELIMITERS[kind], self.header)
+        if kind in _DELIMITERS and (header := self._header(uri)) is not None:
+            check_header(uri, _DELIMITERS[kind], header)
 
-    @property
-    def _text_columns(self) -> frozenset[str]:
-        """The source's names of the columns that become url, caption and uid."""
-        names = self.columns if self.columns is not None else {"url": "url", "caption": "caption"}
-        return frozenset(theirs for ours, theirs in names.items() if ours in ("url", "caption", "uid"))
+    def _mapping(self, found: Sequence[str]) -> dict[str, str] | None:
+        """Our name: theirs, for a file with these columns; None where nobody said."""
+        if self.preset is None:
+            return self.columns
+        return PRESETS[self.preset].mapping(found, self.needs) | (self.columns or {})
+
+    def _text_names(self, found: Sequence[str]) -> dict[str, str]:
+        """Of these columns, those that become url, caption and uid."""
+        mapping = self._mapping(found)
+        names = {"url": "url", "caption": "caption"} if mapping is None else mapping
+        return {ours: theirs for ours, theirs in names.items() if ours in ("url", "caption", "uid")}
+
+
+def _as_text(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.string())
 
 
 def _column(table: pa.Table, theirs: str | None, field: pa.Field, uri: str) -> pa.ChunkedArray | pa.Array:

@@ -41,17 +41,19 @@ class Pick(NamedTuple):
     field: pa.Field
 
 
-def pick(found: pa.Schema, mapping: Mapping[str, str] | None, extra: Sequence[str] | None, uri: str) -> list[Pick]:
+def pick(
+    found: pa.Schema, mapping: Mapping[str, str] | None, extra: Sequence[str] | None, uri: str, *, needs_url: bool = True
+) -> list[Pick]:
     """The columns to take from a source that has the columns `found`: url and caption first, then the extras in its order.
 
-    Without a mapping, `url` must be there and `caption` may be. An extra keeps its name, or is called `source_NAME` where
-    pairsift has a column of that name, whatever the case. `extra` None means all.
+    Without a mapping, `url` must be there (if `needs_url`) and `caption` may be. An extra keeps its name, or is called
+    `source_NAME` where pairsift has a column of that name, whatever the case. `extra` None means all.
 
     Raises:
         ConfigError: for a column that is not there, is there twice, or is not text where it must be.
     """
-    wanted = dict(mapping) if mapping is not None else _default_mapping(found, uri)
-    _check_mapping(wanted, found, uri)
+    wanted = dict(mapping) if mapping is not None else _default_mapping(found, uri, needs_url)
+    _check_mapping(wanted, found, uri, needs_url)
     picks = [Pick(wanted[name], pa.field(name, pa.string())) for name in ("url", "caption", "uid") if name in wanted]
     taken = {"url", "caption"} | {name.lower() for name in wanted}
     for name in (n for n in wanted if n not in _MAPPABLE):
@@ -85,14 +87,14 @@ def require(found: pa.Schema, picks: Sequence[Pick], uri: str) -> None:
             _check_column(found, field.name, theirs, uri)
 
 
-def _default_mapping(found: pa.Schema, uri: str) -> dict[str, str]:
-    if "url" not in found.names:
+def _default_mapping(found: pa.Schema, uri: str, needs_url: bool) -> dict[str, str]:
+    if needs_url and "url" not in found.names:
         raise ConfigError(f"{uri} has no column 'url'; {_suggestion(found)}")
     return {name: name for name in ("url", "caption") if name in found.names}
 
 
-def _check_mapping(wanted: Mapping[str, str], found: pa.Schema, uri: str) -> None:
-    if "url" not in wanted:
+def _check_mapping(wanted: Mapping[str, str], found: pa.Schema, uri: str, needs_url: bool) -> None:
+    if needs_url and "url" not in wanted:
         raise ConfigError(f"input.columns must say which column is the url; {_suggestion(found)}")
     for ours, theirs in wanted.items():
         if ours not in _MAPPABLE and ours.lower() in RESERVED:

@@ -5,14 +5,17 @@ A column whose values are all numbers, or all true or false, is int64, double or
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from pairsift.stages.fates import Failure
+from pairsift.stages.read.formats.json_documents import json_records
 from pairsift.stages.read.formats.lines import Line, TableBuilder, clean, lines
+
+Spread = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 SAMPLE_LINES = 1000  # lines looked at for names and types; a key that comes up only later is not carried
 
@@ -40,8 +43,9 @@ def typed_columns(objects: Iterable[dict[str, Any]]) -> pa.Schema:
     return pa.schema([(name, _type(found)) for name, found in kinds.items() if _storable(name)])
 
 
-def jsonl_tables(uri: str, wanted: pa.Schema, plain: frozenset[str]) -> Iterator[pa.Table]:
-    """The columns `wanted`, then `failure` and `failure_detail`. A missing key is null. Blank lines are no rows.
+def jsonl_tables(uri: str, wanted: pa.Schema, plain: frozenset[str], spread: Spread) -> Iterator[pa.Table]:
+    """The columns `wanted`, then `failure` and `failure_detail`. A missing key is null. Blank lines are no rows. `spread` gives
+    the rows that an object stands for.
 
     A line that is no JSON object is an `unreadable_row`. So is one with a value that its column cannot hold (text in a column
     of numbers): nothing is turned into null unseen; its other columns are given. The columns `plain` (URL and caption) take
@@ -52,16 +56,36 @@ def jsonl_tables(uri: str, wanted: pa.Schema, plain: frozenset[str]) -> Iterator
         if not line.text.strip() and not line.failure:
             continue
         found = _parsed(line)
-        if isinstance(found, dict):
-            values, failure, detail = fitted(found, wanted, plain)
+        if isinstance(found, str):
+            yield from builder.add(None, Failure.UNREADABLE_ROW, line.detail or f"line {line.number}: {found}")
+            continue
+        for record in spread(found):
+            values, failure, detail = fitted(record, wanted, plain)
             if line.failure:
                 values = [clean(value) if isinstance(value, str) else value for value in values]
                 failure, detail = line.failure, line.detail
             elif detail:
                 detail = f"line {line.number}: {detail}"
             yield from builder.add(values, failure, detail, len(line.text))
-        else:
-            yield from builder.add(None, Failure.UNREADABLE_ROW, line.detail or f"line {line.number}: {found}")
+    yield from builder.rest()
+
+
+def json_columns(uri: str) -> pa.Schema:
+    """The same as `jsonl_columns` for a file that `json_records` reads."""
+    return typed_columns(record for record in islice(json_records(uri), SAMPLE_LINES) if isinstance(record, dict))
+
+
+def json_tables(uri: str, wanted: pa.Schema, plain: frozenset[str], spread: Spread) -> Iterator[pa.Table]:
+    """The same as `jsonl_tables` for a file that `json_records` reads."""
+    builder = TableBuilder(wanted)
+    for number, found in enumerate(json_records(uri), 1):
+        if isinstance(found, str):
+            yield from builder.add(None, Failure.UNREADABLE_ROW, found)
+            continue
+        for record in spread(found):
+            values, failure, detail = fitted(record, wanted, plain)
+            size = sum(len(value) for value in values if isinstance(value, str))
+            yield from builder.add(values, failure, f"{uri} object {number}: {detail}" if failure else None, size)
     yield from builder.rest()
 
 
@@ -131,6 +155,8 @@ def _fit(value: Any, kind: pa.DataType, plain: bool) -> Any:
         return None
     if pa.types.is_string(kind):
         return _fit_string(value, plain)
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return [None if item is None else _fit_string(item, plain=True) for item in value]
     if pa.types.is_boolean(kind):
         if isinstance(value, bool):
             return value

@@ -1,18 +1,21 @@
-"""Webdataset tars as samples: where each member's bytes lie, and the bytes of the small ones. Images are skipped, not read."""
+"""Webdataset tars as samples: where each member's bytes lie, and the bytes of the small ones. Images are skipped, not read.
+
+Headers are read in tar_headers.py. A tar comes from anywhere: nothing in it is believed that does not lie within the file.
+"""
 
 import re
-import tarfile
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
+from pairsift.stages.read.formats.tar_headers import DamagedError, Header, Window, headers
 from pairsift.stages.sources import open_source
 
 MAX_TEXT = 64 << 20  # bytes; a larger text or JSON member is not read
-_BLOCK = 512
+MAX_MEMBERS = 1000  # of one sample
 
 # webdataset's rules (tariterators.base_plus_ext and tar_file_iterator), written out here because importing it loads torch.
-_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-_META = re.compile(r"__[^/]*__($|/)")
+_NAME = re.compile(rb"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
+_META = re.compile(rb"__[^/]*__($|/)")
 
 
 class Member(NamedTuple):
@@ -26,7 +29,7 @@ class Member(NamedTuple):
 class Sample(NamedTuple):
     """Consecutive members whose names agree up to the first dot after the last slash."""
 
-    key: str
+    key: str  # bytes of the name that are not UTF-8 are replacement characters
     members: dict[str, Member]  # by what follows the dot, in lower case
     problem: str | None = None  # why it cannot be trusted
 
@@ -38,8 +41,12 @@ class Broken(NamedTuple):
     detail: str
 
 
-def base_and_extension(name: str) -> tuple[str, str] | None:
+def base_and_extension(name: bytes) -> tuple[bytes, bytes] | None:
     """`a.b/key` and `seg.jpg` of `a.b/key.seg.JPG`: split at the first dot of the file name; None where it has none."""
+    start = name.rfind(b"/") + 1
+    dot = name.find(b".", start)
+    if dot > start:
+        return name[:dot], name[dot + 1 :].lower()
     match = _NAME.match(name)
     return (match.group(1), match.group(2).lower()) if match else None
 
@@ -50,56 +57,37 @@ def samples(uri: str, texts: frozenset[str]) -> Iterator[Sample | Broken]:
     A damaged tar gives its whole samples up to the damage, then one `Broken`. Members that are no regular files, that have no
     extension or are webdataset's own (`__…__`) are passed over.
     """
-    with open_source(uri, decompress=False) as file:
-        sample: Sample | None = None
+    with open_source(uri, decompress=False, buffered=False) as opened:
+        file = Window(opened)
+        current: bytes | None = None
+        sample = Sample("", {})
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for info, key, suffix in _members(tar):
-                    if sample is None or sample.key != key:
-                        if sample is not None:
-                            yield sample
-                        sample = Sample(key, {})
-                    sample = _added(sample, suffix, info, tar, suffix in texts)
-                _check_end(tar, file)
-        except (tarfile.TarError, EOFError) as error:
-            yield Broken(sample.key if sample else None, f"{uri} is damaged: {error}")
+            for header in headers(file):
+                own = not header.is_file or (b"__" in header.name and _META.match(header.name))
+                parts = None if own else base_and_extension(header.name)
+                if parts is None:
+                    continue
+                if parts[0] != current:
+                    if current is not None:
+                        yield sample
+                    current, sample = parts[0], Sample(parts[0].decode(errors="replace"), {})
+                sample = _added(sample, parts[1].decode(errors="replace"), header, file, texts)
+        except DamagedError as error:
+            yield Broken(None if current is None else sample.key, f"{uri} is damaged: {error}")
             return
-        if sample is not None:
+        if current is not None:
             yield sample
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    while tar.offset > 0:  # it is 0 if opening found no member at all: Python 3.10 would then seek to -1
-        try:
-            info = tar.next()
-        except ValueError as error:  # numbers in extended headers
-            raise tarfile.ReadError(f"bad header: {error}") from error
-        if info is None:
-            return
-        tar.members = []  # type: ignore[attr-defined]  # or it would keep all headers of a large tar
-        name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        parts = base_and_extension(name)
-        if parts and info.isreg() and not info.issparse() and not _META.match(name):
-            yield info, *parts
-
-
-def _added(sample: Sample, suffix: str, info: tarfile.TarInfo, tar: tarfile.TarFile, read: bool) -> Sample:
+def _added(sample: Sample, suffix: str, header: Header, file: Window, texts: frozenset[str]) -> Sample:
     if suffix in sample.members:
         return sample._replace(problem=f"two members with the extension {suffix!r}")
+    if len(sample.members) >= MAX_MEMBERS:
+        return sample._replace(problem=f"more than {MAX_MEMBERS} members")
     data = None
-    if read:
-        if info.size > MAX_TEXT:
-            return sample._replace(problem=f"a member {suffix!r} of {info.size} bytes")
-        file = tar.extractfile(info)
-        data = file.read() if file else b""
-    sample.members[suffix] = Member(info.offset_data, info.size, data)
+    if suffix in texts:
+        if header.length > MAX_TEXT:
+            return sample._replace(problem=f"a member {suffix!r} of {header.length} bytes")
+        data = file.read(header.offset, header.length)
+    sample.members[suffix] = Member(header.offset, header.length, data)
     return sample
-
-
-def _check_end(tar: tarfile.TarFile, file: IO[bytes]) -> None:
-    """tarfile takes a damaged header after the first for the end. The end is a block of zeros, or nothing (some writers)."""
-    end = int(tar.offset)
-    file.seek(end)
-    block = file.read(_BLOCK)
-    if block.strip(b"\0"):
-        raise tarfile.ReadError(f"no valid header at byte {end}")

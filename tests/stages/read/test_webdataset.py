@@ -76,7 +76,7 @@ def test_what_webdataset_wrote(shard: Path) -> None:
     assert {name: rows[3][name] for name in rows[3] if not name.startswith("image_") and name not in ("uid", "source_key")} == {
         "url": "http://3", "caption": "text 3", "width": 256, "height": 171, "original_width": 640, "original_height": 428,
         "exif": "{}", "sha256": "ab" * 32, "similarity": 0.3, "n": 3, "boxes": "[[0, 1]]", "source_WIDTH": 7,
-        "failure": None, "failure_detail": None,
+        "source_members": None, "failure": None, "failure_detail": None,
     }  # fmt: skip
     schema = reader.schema()
     assert schema.field("width").type == pa.int32()
@@ -110,7 +110,7 @@ def test_tars_of_every_kind_with_long_and_odd_names(tmp_path: Path, kind: int) -
 )
 def test_names_are_split_as_webdataset_does(name: str) -> None:
     key, suffix = base_plus_ext(name)
-    assert base_and_extension(name) == (None if key is None else (key, suffix.lower()))
+    assert base_and_extension(name.encode()) == (None if key is None else (key.encode(), suffix.lower().encode()))
 
 
 def test_the_first_listed_extension_is_the_image(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_extras_can_be_chosen(shard: Path) -> None:
 
 
 def test_without_json_or_samples(tmp_path: Path) -> None:
-    names = ["url", "caption", "source_key", "image_path", "image_offset", "image_length", "image_format"]
+    names = ["url", "caption", "source_key", "image_path", "image_offset", "image_length", "image_format", "source_members"]
     assert Webdataset(path=str(_tar(tmp_path / "a.tar", [("a.jpg", b"x")]))).schema().names == names
     reader = Webdataset(path=str(_tar(tmp_path / "b.tar", [])))
     assert reader.schema().names == names
@@ -284,3 +284,77 @@ def test_it_can_be_sent_to_a_worker_and_does_not_load_torch(shard: Path) -> None
     assert pickle.loads(pickle.dumps(reader)) == reader
     code = "import sys, pairsift.stages.read.webdataset; sys.exit('torch' in sys.modules or 'webdataset' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+# Tars that were made to do harm
+
+
+def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
+    names = ["../../etc/passwd.jpg", "/root/.ssh/id.jpg", "a/../../b.jpg", "C:\\x.jpg", "a\nb.jpg", "\x1b[2J.jpg"]
+    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", [(name, b"x") for name in names]))))
+    assert [row["source_key"] for row in rows] == [name.removesuffix(".jpg") for name in names]
+    assert {row["image_path"] for row in rows} == {str(tmp_path / "a.tar")}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_names_that_are_not_utf8_stay_apart(tmp_path: Path) -> None:
+    members = [("\udcff.jpg", b"one"), ("\udcfe.jpg", b"two"), ("\udcfe.txt", b"t"), ("é.jp\udcff", b"x")]
+    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members, tarfile.GNU_FORMAT))))
+    assert [(row["source_key"], row["caption"], row["failure"]) for row in rows] == [
+        ("\ufffd", None, None),
+        ("\ufffd", "t", None),
+        ("é", None, "missing_image"),
+    ]
+    assert [_image(row) for row in rows[:2]] == [b"one", b"two"]
+
+
+def test_a_key_that_comes_again_is_another_sample(tmp_path: Path) -> None:
+    members = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("a.txt", b"t")]
+    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    assert [(row["source_key"], _image(row), row["caption"]) for row in rows] == [
+        ("a", b"1", None), ("b", b"2", None), ("a", b"3", "t"),
+    ]  # fmt: skip
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            info = tarfile.TarInfo("a.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("a.txt")
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"t"))
+    (row,) = _rows(Webdataset(path=str(tmp_path / "a.tar")))
+    assert (row["failure"], row["image_path"], row["source_members"]) == ("missing_image", None, None)
+
+
+def test_a_sample_of_very_many_members(tmp_path: Path) -> None:
+    members = [("a.jpg", b"x"), *((f"a.{n}", b"") for n in range(1200)), ("b.jpg", b"x")]
+    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    assert [row["failure"] for row in rows] == ["unreadable_row", None]
+    assert "more than 1000 members" in rows[0]["failure_detail"]
+
+
+# What one asks for
+
+
+def test_columns_are_named_by_the_json_fields_that_hold_them(tmp_path: Path) -> None:
+    meta = json.dumps({"id": "ff", "recaption": "new", "link": "http://a", "score": 0.5}).encode()
+    path = _tar(tmp_path / "a.tar", [("a.jpg", b"x"), ("a.txt", b"old"), ("a.json", meta), ("b.jpg", b"x"), ("b.txt", b"old")])
+    mapping = {"url": "link", "caption": "recaption", "uid": "id", "similarity": "score"}
+    rows = _rows(Webdataset(path=str(path), columns=mapping))
+    assert [rows[0][name] for name in mapping] == ["http://a", "new", "ff", 0.5]
+    assert rows[1]["caption"] == "old"
+    with pytest.raises(ConfigError, match=r"no JSON field 'x' for caption; fields: id, recaption, link, score"):
+        Webdataset(path=str(path), columns={"caption": "x"}).check()
+    with pytest.raises(ConfigError, match="'width' is a column that pairsift writes"):
+        Webdataset(path=str(path), columns={"width": "score"}).check()
+
+
+def test_captions_in_other_members(tmp_path: Path) -> None:
+    path = _tar(tmp_path / "a.tar", [("a.jpg", b"x"), ("a.caption", b"one"), ("a.cap.txt", b"two")])
+    assert _rows(Webdataset(path=str(path)))[0]["caption"] == "one"
+    row = _rows(Webdataset(path=str(path), texts=["cap.txt"]))[0]
+    assert row["caption"] == "two"
+    assert [member["extension"] for member in row["source_members"]] == ["caption"]

@@ -1,0 +1,1 @@
+"""Stages that measure captions and URLs, and never drop a row."""

@@ -1,0 +1,190 @@
+"""Every recipe, run on a few rows that each of its rules has something to say about. Those on DataComp's metadata are in
+test_published_rules.py; that all configs can be loaded and planned is in test_configs.py."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import pairsift
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ENGLISH = "a cup of coffee on a wooden table in the morning"
+Row = tuple[str | None, str | None]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_clip: Callable[[int], str]) -> Callable[..., list[str]]:
+    """The fates of a recipe's rows, in order: the rule that rejected each, its failure code, or its status."""
+
+    def go(name: str, path: Path, *overrides: str) -> list[str]:
+        stages = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["stages"]
+        changes = [f"input.path={path}", f"output={tmp_path / 'out'}", *overrides]
+        for n, stage in enumerate(stages):
+            changes += [f"stages.{n}.allow_private_addresses=true"] * (stage["use"] == "download")
+            changes += [f"stages.{n}.model={tiny_clip(0)}"] * (stage["use"] == "embed")
+        pairsift.run(CONFIGS / f"{name}.yaml", overrides=changes, runner="local")
+        fates = pq.read_table(tmp_path / "out" / "fates.parquet").to_pylist()
+        return [fate["rejected_by"] or fate["code"] or fate["status"] for fate in fates]
+
+    return go
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Callable[[list[Any]], Path]:
+    def write(rows: list[Any], names: tuple[str, ...] = ("url", "caption")) -> Path:
+        pq.write_table(pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows]), tmp_path / "list.parquet")
+        return tmp_path / "list.parquet"
+
+    return write
+
+
+def jpeg(width: int, height: int, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8)
+    return bytes(cv2.imencode(".jpg", cv2.resize(pixels, (width, height)))[1])
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("laion400m", "url, caption"), ("laion2b-en", "url")])
+def test_laion(run: Any, listed: Any, web: Any, name: str, pairs: str) -> None:
+    rows: list[Row] = [
+        (web.url("coffee.jpg"), ENGLISH),
+        (web.url("coffee.jpg"), ENGLISH),
+        (web.url("coffee.jpg"), ENGLISH + " and a spoon"),
+        ("data:image/png;base64,AAAA", ENGLISH),
+        (web.url("drawing.svg"), ENGLISH),
+        (web.url("rocket.jpg"), " cup\n"),
+        (web.url("rocket.jpg?1"), "eine Tasse Kaffee auf einem Holztisch"),
+        (web.url("none.jpg"), ENGLISH),
+    ]
+    similarity = len(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["stages"]) - 1
+    found = run(name, listed(rows), f"stages.{similarity}.keep=clip_similarity >= -1")
+    second = "success" if name == "laion400m" else "duplicate url"
+    assert found == ["success", f"duplicate {pairs}", second, "URL", "URL", "caption", "English", "http_404"]
+
+
+def test_laion_aesthetic(run: Any, listed: Any, web: Any) -> None:
+    names = ("URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "aesthetic", "punsafe", "pwatermark")
+    rows = [
+        (web.url("coffee.jpg"), "coffee", 600, 400, 0.3, 4.5, 0.49, 0.79),
+        (web.url("rocket.jpg"), "rocket", 600, 400, 0.3, 4.49, 0.1, 0.1),
+        (web.url("rocket.jpg"), "rocket", 600, 400, 0.3, 7.0, 0.5, 0.1),
+        (web.url("rocket.jpg"), "rocket", 600, 400, 0.3, 7.0, 0.1, 0.8),
+        (web.url("rocket.jpg"), "rocket", 600, 400, 0.3, 7.0, None, 0.1),
+    ]
+    unsafe = "punsafe < 0.5"
+    assert run("laion-aesthetic", listed(rows, names)) == ["success", "aesthetic >= 4.5", unsafe, "pwatermark < 0.8", unsafe]
+    assert web.paths() == ["coffee.jpg"], "rows that are out by their scores are not asked for"
+
+
+def test_coyo(run: Any, listed: Any, web: Any) -> None:
+    web.files |= {"small.jpg": jpeg(300, 180), "long.jpg": jpeg(700, 220), "wide.jpg": jpeg(660, 220)}
+    rows: list[Row] = [
+        (web.url("coffee.jpg"), ENGLISH),
+        (web.url("coffee.jpg?again"), ENGLISH),
+        (web.url("rocket.jpg"), "a b c"),
+        (web.url("rocket.jpg"), "a tasty coffee " * 70),
+        (web.url("small.jpg"), ENGLISH + " small"),
+        (web.url("long.jpg"), ENGLISH + " long"),
+        (web.url("wide.jpg"), ENGLISH + " wide"),
+        *((web.url(f"rocket.jpg?{n}"), "picture of a thing that everybody has") for n in range(11)),
+    ]
+    found = run("coyo700m", listed(rows))
+    first = ["success", "duplicate sha256, caption", "caption", "caption", "too_small", "aspect_ratio", "success"]
+    assert found == first + ["more than 10 per caption"] * 11
+
+
+def test_align(run: Any, listed: Any, web: Any) -> None:
+    web.files |= {"small.jpg": jpeg(300, 200), "long.jpg": jpeg(660, 220), "nearly.jpg": jpeg(640, 220)}
+    rows: list[Row] = [
+        (web.url("coffee.jpg"), "a cup of coffee"),
+        (web.url("rocket.jpg"), "image_tid 25&id mggqpuweqdpd"),
+        (web.url("rocket.jpg"), "a cup"),
+        *((web.url(name), "a cup of coffee") for name in ("small.jpg", "long.jpg", "nearly.jpg")),
+        *((web.url(f"rocket.jpg?{n}"), "a cup of tea") for n in range(11)),
+    ]
+    found = run("align", listed(rows), "stages.0.vocabulary=9")
+    rare = "words outside the 9 most frequent of caption"
+    first = ["success", rare, "caption", "too_small", "aspect ratio", "success"]
+    assert found == first + ["caption of more than 10 images"] * 11
+
+
+def test_cc12m(run: Any, listed: Any, web: Any) -> None:
+    pixels = cv2.imdecode(np.frombuffer(jpeg(500, 420), np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    web.files |= {"large.jpg": jpeg(1000, 420), "small.jpg": jpeg(500, 400), "long.jpg": jpeg(1060, 420)}
+    web.files["not.jpg"] = bytes(cv2.imencode(".png", pixels)[1])
+    rows: list[Row] = [
+        (web.url("large.jpg"), "a cup of coffee on the table"),
+        (web.url("large.jpg?1"), "coffee coffee coffee cup"),
+        (web.url("large.jpg?2"), "two words"),
+        *((web.url(name), "a cup of coffee") for name in ("small.jpg", "long.jpg", "not.jpg")),
+    ]
+    assert run("cc12m", listed(rows)) == ["success", "caption", "caption", "too_small", "aspect_ratio", "JPEG"]
+
+
+def test_metaclip(run: Any, listed: Any, web: Any, tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text(json.dumps(["coffee", "rocket", "wooden table"]))
+    rows: list[Row] = [
+        (web.url("rocket.jpg"), "a rocket on the launch pad, at night"),
+        (web.url("moon.jpg"), "the surface of the moon as seen from above"),
+        (web.url("rocket.jpg?2"), "eine Rakete auf der Startrampe bei Nacht"),
+        *((web.url(f"coffee.jpg?{n}"), f"a cup of coffee, number {n} of them") for n in range(60)),
+    ]
+    found = run("metaclip", listed(rows), f"stages.3.path={tmp_path / 'metadata.json'}", "stages.5.per_entry=10")
+    assert found[:3] == ["success", "no query matches", "English"]
+    assert set(found[3:]) == {"success", "balance to 10 per entry of entries"}
+    assert 2 <= found[3:].count("success") <= 20
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    """A dataset as img2dataset writes it, in two tars; and its images by caption."""
+    samples = [
+        ("a dog on a beach", 0.30, 640, 480),
+        ("a dog in the snow", 0.27, 640, 480),
+        ("a dog in a car", 0.31, 640, 200),
+        ("a dog", 0.4, 640, 480),
+        ("IMG_0042.JPG", 0.4, 640, 480),
+        ("a dog on a sofa", 0.28, 600, 200),
+    ]
+    (tmp_path / "old").mkdir()
+    images = {}
+    for number in range(2):
+        with tarfile.open(tmp_path / "old" / f"{number:05}.tar", "w") as tar:
+            for n, (caption, similarity, width, height) in enumerate(samples):
+                data = jpeg(100, 80, seed=n)
+                images[caption] = data
+                facts = {"caption": caption, "url": f"http://a/{n}.jpg", "similarity": similarity, "sha256": f"{n:064x}"}
+                facts |= {"original_width": width, "original_height": height}
+                for name, member in (("jpg", data), ("json", json.dumps(facts).encode()), ("txt", caption.encode())):
+                    info = tarfile.TarInfo(f"{number:05}{n:04}.{name}")
+                    info.size = len(member)
+                    tar.addfile(info, io.BytesIO(member))
+    return tmp_path / "old", images
+
+
+def test_filter_existing_webdataset(run: Any, dataset: tuple[Path, dict[str, bytes]]) -> None:
+    found = run("filter-existing-webdataset", dataset[0])
+    assert found == ["success", "similarity >= 0.28", "size", "caption", "caption", "success"] * 2
+
+
+def test_re_cut(run: Any, dataset: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    assert run("re-cut", dataset[0], "shards.rows=4") == ["success"] * 6 + ["duplicate sha256, caption"] * 6
+    packed: dict[str, bytes] = {}
+    for shard in sorted((tmp_path / "out" / "shards").glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            members = {member.name: tar.extractfile(member) for member in tar}
+        with tarfile.open(shard) as tar:
+            packed |= {name: tar.extractfile(name).read() for name in members}  # type: ignore[union-attr]
+    keys = {name.split(".")[0] for name in packed}
+    assert {packed[f"{key}.txt"].decode(): packed[f"{key}.jpg"] for key in keys} == dataset[1]
+    assert json.loads((tmp_path / "out" / "shards" / "sizes.json").read_text()) == {"00000.tar": 4, "00001.tar": 2}
