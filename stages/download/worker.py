@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,7 +60,8 @@ class Worker:
         try:
             rows = await asyncio.gather(*tasks)
             # Not on this loop: to copy a unit's images takes long enough to keep all other downloads waiting.
-            return await self._decoders.run(partial(table_of, rows, self._schema))
+            table = await self._decoders.run(partial(table_of, rows, self._schema))
+            return table.replace_schema_metadata({f"count.{name}": str(count) for name, count in kept.counts.items()})
         except BaseException:
             for task in tasks:
                 task.cancel()
@@ -70,20 +72,22 @@ class Worker:
 
     async def _row(self, text: str | None, wanted: Wanted, kept: "_Kept") -> Row:
         try:
-            row = await self._image_of(text, wanted)
+            row = await self._image_of(text, wanted, kept.counts)
         except (FetchError, ImageError) as error:
             return {"failure": error.failure.value, "failure_detail": str(error) or None}
         kept.add(len(row["image"]))
         return row
 
-    async def _image_of(self, text: str | None, wanted: Wanted) -> Row:
+    async def _image_of(self, text: str | None, wanted: Wanted, counts: Counter[str]) -> Row:
         url = parse_url(text)
         visit = self._manners.visit(text)
         for attempt in range(self._options.retries + 1):
             # A visit holds its connection until the body is decoded, so that bodies do not pile up in front of a slow decoder.
             # The attempt's deadline starts only when it has one: a row never fails for the length of our own queue.
+            counts["retries"] += attempt > 0
             try:
                 body = await self._fetcher.fetch(url, visit)
+                counts["bytes_received"] += len(body)
                 visit.arrived(len(body))
                 return await self._decoders.run(partial(image_row, body, self._options, wanted))
             except FetchError as error:
@@ -97,10 +101,11 @@ class Worker:
 
 
 class _Kept:
-    """Bytes that a batch's finished rows keep in memory."""
+    """Bytes that a batch's finished rows keep in memory; and what is counted of the batch, for the run's log."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots, self._bytes = slots, 0
+        self.counts: Counter[str] = Counter()
 
     def add(self, size: int) -> None:
         self._bytes += size

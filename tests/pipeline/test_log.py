@@ -45,6 +45,7 @@ def test_failures_are_counted_by_code(tmp_path: Path, web: Any, listing: Callabl
     [stage] = unit["stages"].values()
     assert (stage["computed"], stage["failed"], stage["failures"]) == (3, 2, {"http_404": 2})
     assert outcome.report["failed"] == {"download": 2}
+    assert outcome.report["counted"] == {"download": {"bytes_received": len(web.files["coffee.jpg"])}}
 
 
 def test_what_stopped_a_run_is_in_its_log(tmp_path: Path) -> None:
