@@ -119,6 +119,7 @@ class Chaos:
     outputs: int = 0
     reference: dict[str, str] = field(default_factory=dict)
     _known: set[tuple[str, int]] = field(default_factory=set)  # files that were whole, by inode
+    _logs: int = 0  # files in the output's log when the last run was started
 
     @property
     def output(self) -> Path:
@@ -134,13 +135,15 @@ class Chaos:
         command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--runner", runner]
         path = os.pathsep.join(filter(None, [str(PLUGINS), os.environ.get("PYTHONPATH")]))
         self.runs += 1
-        return subprocess.Popen(
-            command,
-            env={**os.environ, MARK: str(self.folder), "PYTHONPATH": path},
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "stderr").open("wb"),
-            start_new_session=True,
-        )
+        self._logs = len(list(self.output.glob("log/*")))
+        with (self.folder / "stderr").open("wb") as stderr:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, MARK: str(self.folder), "PYTHONPATH": path},
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
 
     def undisturbed(self) -> None:
         """What has to come out."""
@@ -155,7 +158,7 @@ class Chaos:
 
     def kill_once(self, runner: str) -> None:
         """Start a run, or what is left of it, and kill somebody at some moment."""
-        moment, victim = self.rng.choice(MOMENTS), self.rng.choice(VICTIMS[runner])
+        moment, victim = self.rng.choice(self._moments()), self.rng.choice(VICTIMS[runner])
         if self.rng.random() < 0.1:
             victim = "SIGTERM"
         process = self.start(runner)
@@ -172,6 +175,15 @@ class Chaos:
         self.say(f"{deed} {waited:5.1f} s after the start (moment: {moment:7}) {there}; exit code {code}")
         if code == 0:
             self._compare()
+
+    def _moments(self) -> list[str]:
+        """Those that can still come in this output."""
+        past = set()
+        if list(self.output.glob("work/generations/*")):
+            past.add("intake")
+        if list(self.output.glob("work/layers/pairsift_toys.slow-*")):  # it comes after the last download
+            past |= {"payload", "layer"}
+        return [moment for moment in MOMENTS if moment not in past]
 
     def finish(self, runner: str) -> None:
         """Let it come to its end."""
@@ -242,7 +254,8 @@ class Chaos:
             process.kill()
             self.killed["driver"] += 1
             return process.wait()
-        if victim == "SIGTERM" and code not in (0, INTERRUPTED):
+        had_begun = len(list(self.output.glob("log/*"))) > self._logs
+        if victim == "SIGTERM" and code not in ((0, INTERRUPTED) if had_begun else (INTERRUPTED, -signal.SIGTERM)):
             raise AssertionError(f"exit code {code} after SIGTERM: {(self.folder / 'stderr').read_text()}")
         if not victim and code:
             raise AssertionError(f"exit code {code} although nobody was killed: {(self.folder / 'stderr').read_text()}")

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "chaos" / "run.py"
 
 
@@ -18,6 +20,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.timeout(300)
 def test_whoever_is_killed_the_output_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
     said: list[str] = []
     chaos = script().wreak(tmp_path, ["local", "local", "ray"], kills=8, rows=400, seed=4, say=said.append)
