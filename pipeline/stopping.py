@@ -26,6 +26,7 @@ class Stop:
         self.reason: str | None = None
         self.asked_at = 0.0  # of time.monotonic
         self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()  # while callbacks run, so that none is called after its block
         self._timer: threading.Timer | None = None
         if max_seconds is not None:
             self._timer = threading.Timer(max_seconds, self.ask, [f"--max-time: {max_seconds:g} s are over"])
@@ -34,19 +35,22 @@ class Stop:
 
     def ask(self, reason: str) -> None:
         """Stop, because of `reason`."""
-        if self.reason is None:
-            self.reason, self.asked_at = reason, time.monotonic()
-            for callback in list(self._callbacks):
-                callback()
+        with self._lock:
+            if self.reason is None:
+                self.reason, self.asked_at = reason, time.monotonic()
+                for callback in self._callbacks:
+                    callback()
 
     @contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
         """Have `callback` called, from any thread, when a stop is asked for within the block."""
-        self._callbacks.append(callback)
+        with self._lock:
+            self._callbacks.append(callback)
         try:
             yield
         finally:
-            self._callbacks.remove(callback)
+            with self._lock:
+                self._callbacks.remove(callback)
 
     @property
     def asked(self) -> bool:
@@ -73,6 +77,7 @@ class SignalStop(Stop):
     def __init__(self, exit_code: int, max_seconds: float | None = None) -> None:
         super().__init__(max_seconds)
         self._exit_code = exit_code
+        self._heard_before = False
 
     def listen(self) -> None:
         """In the main thread only."""
@@ -82,12 +87,14 @@ class SignalStop(Stop):
     def _heard(self, number: int, frame: FrameType | None) -> None:
         del frame
         name = signal.Signals(number).name
-        if self.asked:
+        if self._heard_before:
             self._exit(name)
+        self._heard_before = True
         timer = threading.Timer(HARD_SECONDS, self._exit, [name])
         timer.daemon = True
         timer.start()
-        self.ask("Ctrl-C" if number == signal.SIGINT else name)
+        # In a thread of its own: this one may be in the middle of what is to be interrupted, DuckDB for one.
+        threading.Thread(target=self.ask, args=["Ctrl-C" if number == signal.SIGINT else name], daemon=True).start()
 
     def _exit(self, name: str) -> None:
         os.write(sys.stderr.fileno(), f"\npairsift: stopped at once by {name}; {GO_ON}\n".encode())

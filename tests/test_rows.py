@@ -172,7 +172,7 @@ def test_json_lines(tmp_path: Path, site: Any, sift: Callable[..., Any]) -> None
         (f'{{"url": null, "caption": "no URL, before {len(rows)}"}}', ("failed_to_download", "invalid_url")),
         ('{"caption": "no URL at all"}', ("failed_to_download", "invalid_url")),
         (f'{{"url": {good}}}', GOOD),
-        (f'{{"url": {good}, "caption": ["a", "list"]}}', ("failed_to_read", "unreadable_row")),
+        (f'{{"url": {good}, "caption": {{"a": "map"}}}}', ("failed_to_read", "unreadable_row")),
         (f'{{"url": {good}, "caption": "cut off', ("failed_to_read", "unreadable_row")),
         ("[1, 2]", ("failed_to_read", "unreadable_row")),
         ("[" * 100_000, ("failed_to_read", "unreadable_row")),

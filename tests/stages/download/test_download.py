@@ -113,7 +113,7 @@ def test_the_deadline_is_for_the_whole_answer(server: Any, download: Any, path: 
     started = time.monotonic()
     table = download([server.url(path), server.url("/good")], timeout=0.4, retries=2)
     assert failures(table) == [code, None]
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 6  # seconds; without a deadline it would be 30
     assert server.requests[path] == 1  # asking again would take as long again
 
 
