@@ -110,6 +110,23 @@ def _clip_similarity(world: World) -> Example:
     return Example({}, {"image_embedding": images, "text_embedding": texts})
 
 
+def _vectors() -> pa.Array:
+    vectors = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float16)
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8, mask=pa.array([False, True, False, False, False]))
+
+
+def _head(world: World) -> Example:
+    path = world.folder / "head.npz"
+    np.savez(path, weight=np.arange(8, dtype=np.float32)[None], bias=np.zeros(1, np.float32))
+    return Example({"weights": str(path)}, {"image_embedding": _vectors()})
+
+
+def _zero_shot(world: World) -> Example:
+    path = world.folder / "labels.npz"
+    np.savez(path, names=np.array(["cat", "dog"]), vectors=np.eye(2, 8, dtype=np.float32))
+    return Example({"labels": str(path)}, {"image_embedding": _vectors()})
+
+
 def _where(world: World) -> Example:
     return Example({"keep": "length(caption) > 3"}, {"caption": ["long enough", "no", None]})
 
@@ -199,7 +216,10 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "read.webdataset": _webdataset,
     "download": _download,
     "embed": _embed,
+    "score.aesthetic": _head,
     "score.clip_similarity": _clip_similarity,
+    "score.nsfw": _head,
+    "score.zero_shot": _zero_shot,
     "filter.where": _where,
     "dedup.exact": _exact,
     "select.top_fraction": _top_fraction,

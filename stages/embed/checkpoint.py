@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pairsift.stages.base import ConfigError
+from pairsift.stages.embed import families
 
 # The hub's own rule for names: "name" or "owner/name" of these characters.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in order of preference; a repository may hold other copies besides
-_SETTINGS = ("*.json", "*.txt")  # configuration, tokenizer, image processor
+_SETTINGS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer, image processor
 _HUB_TIMEOUT = 10.0  # seconds
 _ALTERNATIVES = "use a folder with a CLIP checkpoint, or `model: embedded`"
 
@@ -82,7 +83,7 @@ def _require_folder(model: str, folder: Path, revision: str | None) -> None:
         "config.json": ("config.json",),
         "weights (model.safetensors)": _WEIGHTS,
         "an image processor (preprocessor_config.json)": ("preprocessor_config.json", "processor_config.json"),
-        "a tokenizer (vocab.json and merges.txt, or tokenizer.json)": ("vocab.json", "tokenizer.json"),
+        "a tokenizer (vocab.json and merges.txt, or tokenizer.json)": ("vocab.json", "vocab.txt", "tokenizer.json", "*.model"),
     }
     missing = [what for what, patterns in needed.items() if not _files(folder, patterns)]
     if missing:
@@ -138,15 +139,15 @@ def _is_reachable(model: str, revision: str | None) -> bool:
 
 
 def _dimension(model: str, config_file: Path) -> int:
-    """`projection_dim` of a CLIP configuration; transformers' default is 512."""
+    """Length of the vectors, by the configuration of a known family."""
     try:
         config: dict[str, Any] = json.loads(config_file.read_bytes())
         family = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"embed: model {model!r}: its config.json is not a JSON object") from error
-    if family != "clip":
+    if families.family(config) is None:
         raise ConfigError(
-            f"embed: model {model!r} is of the family {family!r}; only CLIP checkpoints (model_type clip) can be used so far, "
-            "other dual encoders come later"
+            f"embed: model {model!r} is of the family {family!r}; only dual encoders with a model_type of "
+            f"{', '.join(families.FAMILIES)} can be used"
         )
-    return int(config.get("projection_dim", 512))
+    return families.dimension(config)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairsift.stages.base import ConfigError
-from pairsift.stages.embed.encoder import Floats, unit
+from pairsift.stages.embed.encoder import Floats, Tokens, unit
 
 HEADS_FILE = Path(__file__).with_name("embedded_heads.safetensors")
 NOTICE = (
@@ -125,15 +125,17 @@ class FrozenNetworks:
 
     def sentence_vectors(self, texts: Sequence[str]) -> Floats:
         """(n, 384) unit vectors: the mean over tokens, as all-MiniLM-L6-v2 pools."""
+        return self.token_vectors(self.tokenize(texts))
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        cut = [text.strip()[:_CHARACTERS] for text in texts]
+        return [tuple(row) for row in self._tokenizer(cut, truncation=True, max_length=_TOKENS)["input_ids"]]
+
+    def token_vectors(self, texts: Sequence[Tokens]) -> Floats:
+        """(n, 384) unit vectors of texts in tokens."""
         import torch
 
-        tokens = self._tokenizer(
-            [text.strip()[:_CHARACTERS] for text in texts],
-            padding=True,
-            truncation=True,
-            max_length=_TOKENS,
-            return_tensors="pt",
-        ).to(self._device)
+        tokens = self._tokenizer.pad({"input_ids": [list(text) for text in texts]}, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             hidden = self._text(**tokens).last_hidden_state
             mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
@@ -154,11 +156,17 @@ class EmbeddedEncoder:
     def prepare(self, image: NDArray[np.uint8]) -> Floats:
         return self._networks.prepare(image)
 
-    def encode_images(self, prepared: Sequence[Floats]) -> Floats:
-        return self._heads.embed_images(*self._networks.image_features(prepared))
+    def stack(self, prepared: Sequence[Floats]) -> Sequence[Floats]:
+        return prepared  # `image_features` stacks them
 
-    def encode_texts(self, texts: Sequence[str]) -> Floats:
-        return self._heads.embed_texts(self._networks.sentence_vectors(texts))
+    def encode_images(self, batch: Sequence[Floats]) -> Floats:
+        return self._heads.embed_images(*self._networks.image_features(batch))
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        return self._networks.tokenize(texts)
+
+    def encode_texts(self, tokens: Sequence[Tokens]) -> Floats:
+        return self._heads.embed_texts(self._networks.token_vectors(tokens))
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -1,29 +1,41 @@
 """What a dual encoder offers to `embed`, whatever is inside."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Prepared = NDArray[Any]  # one image as the network wants it, or as it can be made so on the device: every one of one shape
+Tokens = tuple[int, ...]
 
 
 class Encoder(Protocol):
-    """Images and texts in, unit vectors of one space out. The same input gives the same output."""
+    """Images and texts in, unit vectors of one space out. The same input gives the same output.
+
+    `prepare`, `stack` and `tokenize` are called from other threads than the `encode_…`, so that they cost nothing while the
+    model runs.
+    """
 
     @property
     def dim(self) -> int:
         """Length of the vectors."""
 
-    def prepare(self, image: NDArray[np.uint8]) -> Floats:
-        """One RGB image (height, width, 3) as the network wants it: (3, H, W). Small, so that a batch of them fits."""
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        """One RGB image (height, width, 3), made small. May be called from several threads at once."""
 
-    def encode_images(self, prepared: Sequence[Floats]) -> Floats:
-        """(n, dim), rows of length 1. At least one image."""
+    def stack(self, prepared: Sequence[Prepared]) -> Any:
+        """A batch of prepared images in one piece of memory, ready to go to the device."""
 
-    def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """(n, dim), rows of length 1. At least one text; none is empty."""
+    def encode_images(self, batch: Any) -> Floats:
+        """(n, dim), rows of length 1, for what `stack` gave. At least one image."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Each text's tokens, cut at the model's length, without padding. No text is blank."""
+
+    def encode_texts(self, tokens: Sequence[Tokens]) -> Floats:
+        """(n, dim), rows of length 1. At least one text."""
 
 
 def unit(vectors: Floats) -> Floats:

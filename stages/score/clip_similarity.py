@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pairsift.stages import schema
 from pairsift.stages.base import Columns, ConfigError, Stage, Transform
+from pairsift.stages.score.vectors import matrix
 
 __all__ = ["ClipSimilarity"]
 
@@ -46,29 +46,13 @@ class ClipSimilarity(Stage):
     def _score(self, table: pa.Table) -> pa.Table:
         """Raises ValueError where the two columns are not vectors of one length."""
         images, texts = table.column(self.image_embedding), table.column(self.text_embedding)
-        for name, column in ((self.image_embedding, images), (self.text_embedding, texts)):
-            if not pa.types.is_fixed_size_list(column.type):
-                raise ValueError(f"score.clip_similarity: column {name!r} is {column.type}, not a fixed_size_list of floats")
+        vectors = [matrix(table.column(name), "score.clip_similarity", name) for name in self.reads()]
         if images.type.list_size != texts.type.list_size:
             raise ValueError(
                 f"score.clip_similarity: {self.image_embedding!r} has {images.type.list_size} dimensions and "
                 f"{self.text_embedding!r} {texts.type.list_size}: they are not of one model"
             )
-        cosine = np.einsum("ij,ij->i", _matrix(images), _matrix(texts))
+        cosine = np.einsum("ij,ij->i", *vectors)
         missing = pc.or_(pc.is_null(images), pc.is_null(texts)).to_numpy()
         scores = pa.array(np.clip(cosine, -1, 1), type=schema.CLIP_SIMILARITY.type, mask=missing)
         return pa.table([scores], schema=self.writes())
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """(rows, dim) in float32. Rows that are null hold whatever lies in the buffer; they may not be used."""
-    dim = column.type.list_size
-    rows = [_chunk_values(chunk).reshape(-1, dim) for chunk in column.chunks]
-    return np.concatenate(rows) if rows else np.zeros((0, dim), dtype=np.float32)
-
-
-def _chunk_values(chunk: pa.FixedSizeListArray) -> NDArray[np.float32]:
-    # `.values` ignores the chunk's offset but, unlike `flatten()`, keeps the places of null rows.
-    dim = chunk.type.list_size
-    values = chunk.values.slice(chunk.offset * dim, len(chunk) * dim)
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float32)

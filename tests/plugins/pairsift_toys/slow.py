@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -26,13 +26,11 @@ class Slow(Stage):
 
     @contextmanager
     def open(self) -> Iterator[Transform]:
-        yield self._letters
+        yield self._blocked if self.blocking else self._later
 
-    def _letters(self, batch: pa.Table) -> pa.Table | Awaitable[pa.Table]:
-        if self.blocking:
-            time.sleep(self.seconds)
-            return _counted(batch)
-        return self._later(batch)
+    def _blocked(self, batch: pa.Table) -> pa.Table:
+        time.sleep(self.seconds)
+        return _counted(batch)
 
     async def _later(self, batch: pa.Table) -> pa.Table:
         await asyncio.sleep(self.seconds)

@@ -40,6 +40,11 @@ def write_tokenizer(folder: Path) -> int:
 
 
 @pytest.fixture(scope="session")
+def clip_tokenizer() -> Callable[[Path], int]:
+    return write_tokenizer
+
+
+@pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import CLIPConfig, CLIPModel

@@ -67,7 +67,7 @@ def test_a_missing_file_is_named(copy: Path, missing: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "config, says",
-    [('{"model_type": "siglip"}', "of the family 'siglip'"), ("[1]", "not a JSON object"), ("{", "not a JSON object")],
+    [('{"model_type": "bert"}', "of the family 'bert'"), ("[1]", "not a JSON object"), ("{", "not a JSON object")],
 )
 def test_another_family_is_named(copy: Path, config: str, says: str) -> None:
     (copy / "config.json").write_text(config)
@@ -86,7 +86,7 @@ try:
     stage.check()
     print("identity", stage.identity(), stage.writes().field("image_embedding").type.list_size)
     print("torch" in sys.modules, "transformers" in sys.modules)
-    assert stage.identity() == f"{pickle.loads(pickle.dumps(stage))._commit} float32"
+    assert stage.identity() == f"{pickle.loads(pickle.dumps(stage))._commit} bfloat16"
     folder = checkpoint.fetch(stage.model, stage._locate())
     print("files", *sorted(file.name for file in folder.iterdir()))
 except ConfigError as error:
@@ -155,7 +155,7 @@ def hub(copy: Path) -> Iterator[str]:
 
 def test_a_name_on_the_hub_is_pinned_to_its_commit_and_then_found_without_network(hub: str, tmp_path: Path) -> None:
     online = ask(NAME, hub, tmp_path / "cache")
-    assert f"identity {COMMIT} float32 24\nFalse False\n" in online
+    assert f"identity {COMMIT} bfloat16 24\nFalse False\n" in online
     assert "files config.json merges.txt model.safetensors preprocessor_config.json tokenizer_config.json vocab.json" in online
     gone = "http://127.0.0.1:9"
     assert ask(NAME, gone, tmp_path / "cache") == online

@@ -1,3 +1,4 @@
+import asyncio
 import pickle
 import shutil
 import subprocess
@@ -13,14 +14,18 @@ from pydantic import ValidationError
 
 from pairsift.stages import schema
 from pairsift.stages.base import ConfigError, Resources
-from pairsift.stages.embed import Embed, _decode
+from pairsift.stages.embed import Embed
+from pairsift.stages.embed.pixels import decode
 
 MakePairs = Callable[[list[bytes | None], list[str | None]], pa.Table]
 
 
 def run(stage: Embed, table: pa.Table) -> pa.Table:
-    with stage.open() as transform:
-        result = transform(table)
+    async def embed() -> pa.Table:
+        with stage.open() as transform:
+            return await transform(table)
+
+    result = asyncio.run(embed())
     assert isinstance(result, pa.Table)
     return result
 
@@ -38,6 +43,17 @@ def test_adds_unit_vectors_in_float16(clip_folder: Path, pairs: MakePairs, pictu
     for column in ("image_embedding", "text_embedding"):
         assert result.schema.field(column).type == schema.embedding("v", 24).type
         np.testing.assert_allclose(np.linalg.norm(vectors(result, column), axis=1), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize("only, column", [("images", "image_embedding"), ("texts", "text_embedding")])
+def test_one_side_alone(clip_folder: Path, pairs: MakePairs, pictures: list[bytes], only: str, column: str) -> None:
+    stage = Embed.model_validate({"model": str(clip_folder), "only": only})
+    table = pairs([pictures[0], b"damaged", pictures[1]], ["a cat", "rocket", None])
+    result = run(stage, table.select(["ordinal", *stage.reads()]))
+    assert result.column_names == [column, "failure", "failure_detail"]
+    expected = {"images": [False, True, False], "texts": [False, False, True]}[only]
+    assert result[column].is_null().to_pylist() == expected
+    assert result["failure"].null_count == (2 if only == "images" else 3)
 
 
 def test_what_is_no_image_fails_and_what_is_no_caption_is_null(
@@ -88,9 +104,11 @@ def test_same_bytes_every_time_and_in_every_process(
     assert here.equals(run(stage, table))
     (tmp_path / "work").write_bytes(pickle.dumps((stage, table)))
     there = (
-        "import pickle, sys; stage, table = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "import asyncio, pickle, sys; stage, table = pickle.load(open(sys.argv[1], 'rb'))\n"
         "filler = bytearray(12345)\n"
-        "with stage.open() as transform: pickle.dump(transform(table), open(sys.argv[2], 'wb'))"
+        "async def embed():\n"
+        "    with stage.open() as transform: pickle.dump(await transform(table), open(sys.argv[2], 'wb'))\n"
+        "asyncio.run(embed())"
     )
     subprocess.run([sys.executable, "-c", there, str(tmp_path / "work"), str(tmp_path / "done")], check=True, timeout=60)
     assert here.equals(pickle.loads((tmp_path / "done").read_bytes()))
@@ -108,7 +126,7 @@ def test_the_pixels_are_those_that_readers_of_the_shard_see() -> None:
     jpeg = cv2.imencode(".jpg", red_left)[1].tobytes()
     tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turned
     turned = jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:]
-    image = _decode(pa.py_buffer(turned))
+    image = decode(pa.py_buffer(turned))
     assert image is not None
     assert image.shape == (40, 80, 3)
     assert image[20, 10].tolist() == pytest.approx([255, 0, 0], abs=4)
@@ -116,7 +134,7 @@ def test_the_pixels_are_those_that_readers_of_the_shard_see() -> None:
 
 def test_only_what_changes_results_is_science() -> None:
     science = Embed(model="embedded", device="cuda:1", batch_size=7, resources=Resources(gpus=1)).science()
-    assert science == {"dtype": "auto"}  # what `model` stands for is in identity()
+    assert science == {"dtype": "auto", "only": None}  # what `model` stands for is in identity()
 
 
 def test_the_config_decides_on_the_device() -> None:
@@ -148,5 +166,5 @@ def test_planning_never_imports_torch(clip_folder: Path) -> None:
 def test_the_number_format_is_part_of_the_identity(clip_folder: Path) -> None:
     """`dtype: auto` is float16 on a GPU: its vectors must not pass for those that a CPU gave."""
     on_cpu, on_gpu = Embed(model=str(clip_folder)), Embed(model=str(clip_folder), resources=Resources(gpus=1))
-    assert on_cpu.identity() == Embed(model=str(clip_folder), dtype="float32", batch_size=3).identity()
+    assert on_cpu.identity() == Embed(model=str(clip_folder), dtype="bfloat16", batch_size=3).identity()
     assert on_gpu.identity() == Embed(model=str(clip_folder), dtype="float16").identity() != on_cpu.identity()

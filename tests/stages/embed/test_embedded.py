@@ -28,7 +28,7 @@ def test_heads_are_small_and_their_header_tells_the_dimension(encoder: EmbeddedE
 def test_vectors_are_unit_and_repeatable(encoder: EmbeddedEncoder) -> None:
     image = np.random.default_rng(0).integers(0, 256, size=(50, 90, 3), dtype=np.uint8)
     prepared = [encoder.prepare(image), encoder.prepare(np.zeros((3, 300, 3), dtype=np.uint8))]
-    first, texts = encoder.encode_images(prepared), encoder.encode_texts(["a cat", "猫 🚀"])
+    first, texts = encoder.encode_images(prepared), encoder.encode_texts(encoder.tokenize(["a cat", "猫 🚀"]))
     for vectors in (first, texts):
         assert vectors.shape == (2, encoder.dim)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -37,7 +37,7 @@ def test_vectors_are_unit_and_repeatable(encoder: EmbeddedEncoder) -> None:
 
 def test_a_caption_of_megabytes_takes_no_time(encoder: EmbeddedEncoder) -> None:
     start = time.perf_counter()
-    encoder.encode_texts(["cat " * 500_000])
+    encoder.encode_texts(encoder.tokenize(["cat " * 500_000]))
     assert time.perf_counter() - start < 1
 
 
@@ -55,7 +55,7 @@ def test_pictures_of_another_world_find_their_captions(encoder: EmbeddedEncoder)
         sklearn / "datasets/images/flower.jpg": "a close-up of a dahlia flower",
     }
     images = encoder.encode_images([encoder.prepare(read_rgb(file)) for file in captions])
-    similarity = images @ encoder.encode_texts(list(captions.values())).T
+    similarity = images @ encoder.encode_texts(encoder.tokenize(list(captions.values()))).T
     assert (similarity.argmax(axis=1) == np.arange(len(captions))).all()
 
 

@@ -1,0 +1,206 @@
+"""Each family on a tiny checkpoint with random weights, against transformers' own model, processor and padding."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import transformers as hf
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from pairsift.stages.embed import checkpoint, pixels
+from pairsift.stages.embed.dual import DualEncoder
+from pairsift.stages.embed.families import FAMILIES
+
+LENGTH = 16
+CAPTIONS = ["a photo of a cat", "rocket", "two cats and a rocket on a photo " * 4, "photo photo"]
+LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT = {**LAYERS, "max_position_embeddings": LENGTH}
+VISION = {**LAYERS, "image_size": 32, "patch_size": 8}
+SIZE = {"height": 32, "width": 32}
+
+
+def causal_text(folder: Path, size: int) -> dict[str, Any]:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH}))
+    return {**TEXT, "vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+
+
+def word_text(folder: Path, pad: int) -> dict[str, Any]:
+    """Words between [CLS] and [SEP]; `pad` is the number of the padding token."""
+    words = ["[UNK]", "[CLS]", "[SEP]", *sorted({word for caption in CAPTIONS for word in caption.split()})]
+    words.insert(pad, "[PAD]")
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    ends = [(word, words.index(word)) for word in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    fast = hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=LENGTH,
+    )  # fmt: skip
+    fast.save_pretrained(folder)
+    return {**TEXT, "vocab_size": len(words), "pad_token_id": pad}
+
+
+def clip(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    return hf.CLIPModel(config), hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
+
+
+def metaclip_2(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.MetaClip2Config(text_config=text, vision_config=VISION, projection_dim=24)
+    return hf.MetaClip2Model(config), hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
+
+
+def siglip(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.SiglipConfig(text_config=text, vision_config=VISION)
+    return hf.SiglipModel(config), hf.SiglipImageProcessorPil(size=SIZE)
+
+
+def align(text: dict[str, Any]) -> tuple[Any, Any]:
+    vision = {
+        "image_size": 64, "in_channels": [32, 16], "out_channels": [16, 32], "kernel_sizes": [3, 3], "strides": [1, 2],
+        "num_block_repeats": [1, 1], "expand_ratios": [1, 2], "depthwise_padding": [], "hidden_dim": 32,
+        "width_coefficient": 1.0, "depth_coefficient": 1.0,
+    }  # fmt: skip
+    config = hf.AlignConfig(text_config=text, vision_config=vision, projection_dim=32)
+    # as its checkpoints have it: pixels from -1 to 1, not normalised further
+    settings = {"rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False, "include_top": False}
+    square = {"height": 64, "width": 64}
+    return hf.AlignModel(config), hf.EfficientNetImageProcessorPil(
+        size=square, crop_size=square, do_center_crop=True, resample=2, **settings
+    )
+
+
+def altclip(text: dict[str, Any]) -> tuple[Any, Any]:
+    text = {**text, "project_dim": 24, "type_vocab_size": 1, "max_position_embeddings": LENGTH + 2}
+    config = hf.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    return hf.AltCLIPModel(config), hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
+
+
+def chinese_clip(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    return hf.ChineseCLIPModel(config), hf.ChineseCLIPImageProcessorPil(size=SIZE, do_center_crop=False)
+
+
+def flava(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.FlavaConfig(text_config=text, image_config=VISION, multimodal_config=LAYERS, hidden_size=32, projection_dim=24)
+    return hf.FlavaModel(config), hf.FlavaImageProcessorPil(size=SIZE, crop_size=SIZE)
+
+
+def groupvit(text: dict[str, Any]) -> tuple[Any, Any]:
+    vision = {**VISION, "depths": [1, 1], "num_group_tokens": [4, 2], "num_output_groups": [4, 2], "num_hidden_layers": 2}
+    config = hf.GroupViTConfig(text_config=text, vision_config=vision, projection_dim=24, projection_intermediate_dim=32)
+    return hf.GroupViTModel(config), hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
+
+
+def clipseg(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.CLIPSegConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    return hf.CLIPSegModel(config), hf.ViTImageProcessorPil(size=SIZE)
+
+
+def blip(text: dict[str, Any]) -> tuple[Any, Any]:
+    config = hf.BlipConfig(text_config={**text, "encoder_hidden_size": 32}, vision_config=VISION, image_text_hidden_size=24)
+    return hf.BlipForImageTextRetrieval(config), hf.BlipImageProcessorPil(size=SIZE)
+
+
+def lit(text: dict[str, Any]) -> tuple[Any, Any]:
+    vision, text = hf.ViTConfig(**VISION), hf.BertConfig(**text)
+    config = hf.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
+    return hf.VisionTextDualEncoderModel(config), hf.ViTImageProcessorPil(size=SIZE)
+
+
+MAKERS: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {
+    "clip": clip, "metaclip_2": metaclip_2, "siglip": siglip, "align": align, "altclip": altclip, "chinese_clip": chinese_clip,
+    "flava": flava, "groupvit": groupvit, "clipseg": clipseg, "blip": blip, "vision-text-dual-encoder": lit,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, clip_tokenizer: Callable[[Path], int]
+) -> tuple[str, Path]:
+    family = request.param
+    folder = tmp_path_factory.mktemp(family)
+    causal = FAMILIES[family].causal
+    text = causal_text(folder, clip_tokenizer(folder)) if causal else word_text(folder, pad=1 if family == "altclip" else 0)
+    torch.manual_seed(0)
+    model, processor = MAKERS[family](text)
+    with torch.no_grad():
+        for parameter in model.parameters():  # fresh weights are small: far from them, mistakes show
+            parameter.add_(torch.randn_like(parameter) * (0.3 if family == "align" else 0.05))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return family, folder
+
+
+def theirs(family: str, folder: Path, pictures: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of transformers' whole model in float32, with its own processor; texts padded as its documentation pads."""
+    model = getattr(hf, FAMILIES[family].model_class).from_pretrained(folder).eval()
+    processor = hf.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    photos = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in pictures]
+    texts = hf.AutoTokenizer.from_pretrained(folder)(
+        CAPTIONS, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    )
+    if family == "siglip":  # trained without a mask, and its tokenizer gives none
+        texts.pop("attention_mask", None)
+    pixel_values = processor(photos, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        if family == "blip":
+            vision = model.vision_model(pixel_values).last_hidden_state[:, 0]
+            words = model.text_encoder(texts["input_ids"], attention_mask=texts["attention_mask"]).last_hidden_state[:, 0]
+            return unit(model.vision_proj(vision)), unit(model.text_proj(words))
+        if family == "flava":
+            images = model.get_image_features(pixel_values=pixel_values).pooler_output[:, 0]
+            return unit(images), unit(model.get_text_features(**texts).pooler_output[:, 0])
+        outputs = model(pixel_values=pixel_values, **texts)
+    return unit(outputs.image_embeds), unit(outputs.text_embeds)
+
+
+def unit(vectors: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(vectors, dim=-1).numpy()
+
+
+def ours(folder: Path, pictures: list[bytes], dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    encoder = DualEncoder(folder, "cpu", dtype)
+    decoded = [pixels.decode(pa.py_buffer(photo)) for photo in pictures]
+    images = encoder.encode_images(encoder.stack([encoder.prepare(image) for image in decoded if image is not None]))
+    return images, encoder.encode_texts(encoder.tokenize(CAPTIONS))
+
+
+@pytest.mark.parametrize("dtype, most", [("float32", 0.05), ("bfloat16", 0.5)])
+def test_it_agrees_with_transformers(made: tuple[str, Path], pictures: list[bytes], dtype: str, most: float) -> None:
+    """The distance to transformers' vectors is small beside the distances between these: tiny models see little difference."""
+    family, folder = made
+    photos = pictures[:3] + pictures[5:7]  # not the one three pixels high: transformers takes that for channels
+    for found, expected in zip(ours(folder, photos, dtype), theirs(family, folder, photos), strict=True):
+        assert found.shape == expected.shape
+        apart = np.linalg.norm(expected[:, None] - expected[None], axis=2)[~np.eye(len(expected), dtype=bool)].min()
+        assert np.linalg.norm(found - expected, axis=1).max() < most * apart
+        assert (found * expected).sum(axis=1).min() > (0.999 if dtype == "bfloat16" else 0.9999)
+
+
+def test_its_pixels_are_made_here(made: tuple[str, Path]) -> None:
+    """The processor itself, which is slow, is only asked where settings are of another kind."""
+    assert pixels.recipe(hf.AutoImageProcessor.from_pretrained(made[1], backend="pil")) is not None
+
+
+def test_its_dimension_is_known_before_it_is_loaded(made: tuple[str, Path]) -> None:
+    found = checkpoint.locate(str(made[1]), None)
+    assert found.dim == len(ours_text(made[1]))
+    config = json.loads((made[1] / "config.json").read_text())
+    assert config["model_type"] in FAMILIES
+
+
+def ours_text(folder: Path) -> np.ndarray:
+    encoder = DualEncoder(folder, "cpu", "float32")
+    return encoder.encode_texts(encoder.tokenize(["a cat"]))[0]
+
+
+def test_every_family_is_tested() -> None:
+    assert set(MAKERS) == set(FAMILIES)
