@@ -8,9 +8,10 @@ import asyncio
 import inspect
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from pairsift.stages.fates import Failure
 
 BATCH_BYTES = 64 << 20  # most bytes of images in one sub-batch
 _CODES = frozenset(failure.value for failure in Failure)
+_Function = Callable[[pa.Table], Awaitable[tuple[pa.Table, float]]]
 DEATHS_BEFORE_ISOLATION = 2  # attempts at a unit that never ended, before it is worked on in a child process
 
 
@@ -130,6 +132,7 @@ class Chain:
         self._tombstones = Tombstones.load(self._ledger.work)
         self._transforms: dict[int, Transform] = {}
         self._locks: dict[int, asyncio.Lock] = {}
+        self._isolating = asyncio.Lock()
         self._stack = ExitStack()
 
     def __enter__(self) -> "Chain":
@@ -252,14 +255,12 @@ class Chain:
     async def _run(self, unit: Unit, step: Step, rows: Numbers, deaths: int, report: UnitReport) -> pa.Table:
         """The stage's results for `rows` as its layer holds them."""
         parts, seconds, counts = [], 0.0, Counter[str]()
-        for batch in self._batches(unit, step, rows):
-            if deaths >= DEATHS_BEFORE_ISOLATION:
-                result = await asyncio.to_thread(poison.isolate, step, batch)
-            else:
-                result, taken = await self._transform(step, batch)
+        async with self._function(step, isolated=deaths >= DEATHS_BEFORE_ISOLATION) as function:
+            for batch in self._batches(unit, step, rows):
+                result, taken = await function(batch)
                 seconds += taken
-            parts.append(checked(step, batch, result))
-            counts.update(_counted(result))
+                parts.append(checked(step, batch, result))
+                counts.update(_counted(result))
         result = pa.concat_tables(parts)
         result = _without(self._tombstones.mask(result), result)
         result = result if len(parts) == 1 else result.combine_chunks()  # which copies images even where there is one chunk
@@ -288,6 +289,22 @@ class Chain:
         for name in references.column_names:
             result = result.append_column(name, references[name])
         return result
+
+    @asynccontextmanager
+    async def _function(self, step: Step, *, isolated: bool) -> AsyncIterator[_Function]:
+        """What gives the stage's answer for a sub-batch, and the seconds that took. In a child process where it is isolated:
+        one at a time, as each may need as much memory as this one."""
+        if not isolated:
+            yield partial(self._transform, step)
+            return
+
+        async def ask(batch: pa.Table) -> tuple[pa.Table, float]:
+            began = time.perf_counter()
+            return await asyncio.to_thread(isolation, batch), time.perf_counter() - began
+
+        async with self._isolating:
+            with poison.Isolation(step) as isolation:
+                yield ask
 
     async def _transform(self, step: Step, batch: pa.Table) -> tuple[pa.Table, float]:
         """Call the stage: in a thread, so that other units' downloads go on; one call at a time unless it is async.

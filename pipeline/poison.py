@@ -1,10 +1,11 @@
-"""A row that kills its process must not kill the run: such units are worked on in child processes, and bisected.
+"""A row that kills its process must not kill the run: such units are worked on in a child process, and bisected.
 
-The child reads one sub-batch, runs the stage on it and answers. When it dies
-instead, the sub-batch is halved, until single rows are left; those get the fate `process_died`. A Python exception in
-the child is a fault of the program and comes back as one.
+The child opens the stage once and answers sub-batch by sub-batch. When it dies instead, the sub-batch is halved for the next
+child, until single rows are left; those get the fate `process_died`. A Python exception in the child is a fault of the
+program and comes back as one.
 """
 
+import asyncio
 import os
 import pickle
 import signal
@@ -12,30 +13,88 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Awaitable
+from contextlib import suppress
 from io import BytesIO
-from typing import BinaryIO
+from types import TracebackType
+from typing import IO
 
 import pyarrow as pa
 
 from pairsift.pipeline.plan import Step
-from pairsift.stages.base import Stage
+from pairsift.stages.base import Stage, Transform
 from pairsift.stages.fates import Failure
+
+DEATHS_IN_A_ROW = 16  # of single rows, with no answer before them: then it is not the rows that kill
+_ANSWER, _ERROR = b"T", b"E"  # a table; a traceback
+_LENGTH = 8  # bytes of a number before each message
 
 
 class ChildError(Exception):
     """A program error inside a child process; the message is the child's traceback."""
 
 
-def isolate(step: Step, batch: pa.Table) -> pa.Table:
-    """The stage's answer for a sub-batch, each row that kills its process marked as failed."""
-    answer = _ask_child(step.stage, batch)
-    if isinstance(answer, pa.Table):
-        return answer
-    if len(batch) == 1:
-        return _died(step.stage, answer)
-    half = len(batch) // 2
-    parts = [isolate(step, batch.slice(0, half)), isolate(step, batch.slice(half))]
-    return pa.concat_tables([_with_failures(part) for part in parts], promote_options="default")
+class Isolation:
+    """A stage in a child process, for one unit. A child that dies is replaced; the last one ends with the block."""
+
+    def __init__(self, step: Step) -> None:
+        self._stage = step.stage
+        self._child: subprocess.Popen[bytes] | None = None
+        self._deaths: int | None = 0  # of single rows; None once there was an answer
+        self._closed = False
+
+    def __enter__(self) -> "Isolation":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Also from another thread than the one that waits for an answer."""
+        self._closed = True
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The stage's answer for a sub-batch, each row that kills its process marked as failed.
+
+        Raises ChildError for an exception in the child, and OSError where whatever row it is given, the process dies.
+        """
+        answer = self._ask(batch)
+        if isinstance(answer, pa.Table):
+            self._deaths = None
+            return answer
+        if len(batch) == 1:
+            self._count_death(answer)
+            return _died(self._stage, answer)
+        half = len(batch) // 2
+        parts = [self(batch.slice(0, half)), self(batch.slice(half))]
+        return pa.concat_tables([_with_failures(part) for part in parts], promote_options="default")
+
+    def _count_death(self, how: str) -> None:
+        if self._deaths is None:
+            return
+        self._deaths += 1
+        if self._deaths == DEATHS_IN_A_ROW:
+            raise OSError(
+                f"{self._stage.use}: its process dies of whatever row it is given ({how}): more likely of a lack of memory, or "
+                "of a broken library, than of the rows; what is done is kept"
+            )
+
+    def _ask(self, batch: pa.Table) -> pa.Table | str:
+        """The answer, or how the child died. Raises ChildError for an exception inside it."""
+        if self._closed:
+            raise ChildError("it was no longer wanted")
+        child = self._child = self._child or _start(self._stage)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            _send(child.stdin, _encoded(batch))
+            tag, data = child.stdout.read(1), _receive(child.stdout)
+        except (BrokenPipeError, EOFError):
+            self._child = None
+            child.communicate()
+            return _end_of(child)
+        if tag == _ERROR:
+            raise ChildError(data.decode("utf-8", "replace"))
+        return pa.ipc.open_stream(data).read_all()
 
 
 def _with_failures(table: pa.Table) -> pa.Table:
@@ -50,27 +109,47 @@ def _died(stage: Stage, how: str) -> pa.Table:
     return pa.table({**nulls, "failure": pa.array([Failure.PROCESS_DIED.value]), "failure_detail": pa.array([how])})
 
 
-def _ask_child(stage: Stage, batch: pa.Table) -> pa.Table | str:
-    """The answer, or how the child died. Raises ChildError for an exception inside it."""
-    header = pickle.dumps(stage)  # with what it has found out since, such as its model's commit
-    sink = BytesIO()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_table(batch)
+def _end_of(child: "subprocess.Popen[bytes]") -> str:
+    if child.returncode < 0:
+        return f"killed by {signal.Signals(-child.returncode).name}"
+    return f"exited with {child.returncode}"
+
+
+def _start(stage: Stage) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
+    child = subprocess.Popen(
         [sys.executable, "-c", f"import {__name__} as child; child.main()", str(os.getpid())],
-        input=len(header).to_bytes(8, "big") + header + sink.getvalue(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
-        check=False,
+        start_new_session=True,  # Ctrl-C is for its parent
     )
-    if done.returncode == 0 and done.stdout[:1] == b"T":
-        return pa.ipc.open_stream(done.stdout[1:]).read_all()
-    if done.returncode == 0 and done.stdout[:1] == b"E":
-        raise ChildError(done.stdout[1:].decode("utf-8", "replace"))
-    if done.returncode < 0:
-        return f"killed by {signal.Signals(-done.returncode).name}"
-    return f"exited with {done.returncode}"
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # it has died already, which the first question will tell
+        _send(child.stdin, pickle.dumps(stage))  # with what it has found out since, such as its model's commit
+    return child
+
+
+def _send(pipe: IO[bytes], message: bytes) -> None:
+    pipe.write(len(message).to_bytes(_LENGTH, "big"))
+    pipe.write(message)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> bytes:
+    """Raises EOFError where who sends has died."""
+    length = pipe.read(_LENGTH)
+    message = pipe.read(int.from_bytes(length, "big")) if len(length) == _LENGTH else b""
+    if len(length) < _LENGTH or len(message) < int.from_bytes(length, "big"):
+        raise EOFError
+    return message
+
+
+def _encoded(table: pa.Table) -> bytes:
+    sink = BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
 
 
 def _die_with_parent(parent: int) -> None:
@@ -85,24 +164,26 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _serve(source: BinaryIO, sink: BinaryIO) -> None:
-    header = source.read(int.from_bytes(source.read(8), "big"))
-    batch = pa.ipc.open_stream(source.read()).read_all()
+def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    loop = asyncio.new_event_loop()
     try:
-        stage: Stage = pickle.loads(header)  # noqa: S301 - it comes from our own parent
+        stage: Stage = pickle.loads(_receive(source))  # noqa: S301 - it comes from our own parent
         with stage.open() as transform:
-            answer = transform(batch)
-            if isinstance(answer, Awaitable):
-                import asyncio
-
-                answer = asyncio.run(_wait(answer))
-        stream = BytesIO()
-        with pa.ipc.new_stream(stream, answer.schema) as writer:
-            writer.write_table(answer)
-        sink.write(b"T" + stream.getvalue())
+            while True:
+                batch = pa.ipc.open_stream(_receive(source)).read_all()
+                answer = _encoded(_answer(loop, transform, batch))
+                sink.write(_ANSWER)
+                _send(sink, answer)
+    except EOFError:  # the parent needs no more
+        return
     except Exception:  # noqa: BLE001 - handed to the parent, which raises it
-        sink.write(b"E" + traceback.format_exc().encode())
-    sink.flush()
+        sink.write(_ERROR)
+        _send(sink, traceback.format_exc().encode())
+
+
+def _answer(loop: asyncio.AbstractEventLoop, transform: Transform, batch: pa.Table) -> pa.Table:
+    answer = transform(batch)
+    return loop.run_until_complete(_wait(answer)) if isinstance(answer, Awaitable) else answer
 
 
 async def _wait(answer: Awaitable[pa.Table]) -> pa.Table:
@@ -110,8 +191,9 @@ async def _wait(answer: Awaitable[pa.Table]) -> pa.Table:
 
 
 def main() -> None:
-    """What the child runs: one sub-batch from stdin, the answer to stdout; the argument is the parent's process id."""
+    """What the child runs: sub-batches from stdin, answers to stdout; the argument is the parent's process id."""
     _die_with_parent(int(sys.argv[1]))
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the bytes of the answer
-    _serve(sys.stdin.buffer, answer)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever ends all processes of a job ends the parent, and this one with it
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between the bytes of the answers
+    _serve(sys.stdin.buffer, answers)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pairsift.pipeline.intake import Generation, Intake, unit_rows
 from pairsift.pipeline.ledger import Layer, Ledger, Numbers
 from pairsift.pipeline.plan import Plan
+from pairsift.pipeline.records import read_table
 
 _SCHEMA = pa.schema([pa.field("ordinal", pa.int64()), pa.field("original", pa.int64()), pa.field("layer", pa.string())])
 
@@ -66,8 +67,7 @@ class Retries:
 def read_retries(ledger: Ledger, generations: list[Generation], plan: Plan, rows: int) -> Retries:
     """What the generations repeat, of the first `rows` rows."""
     steps = {step.layer.name: step.index for step in plan.steps if step.layer}
-    files = [BytesIO(ledger.work.read(_path(g.number))) for g in generations if g.retry]
-    tables = [pq.read_table(file, use_threads=False) for file in files]
+    tables = [read_table(ledger.work, _path(g.number)) for g in generations if g.retry]
     table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
     ordinals = table["ordinal"].to_numpy()
     here = ordinals < rows

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pairsift.pipeline.blocks import Blocks
 from pairsift.pipeline.ledger import Numbers
 from pairsift.pipeline.plan import Plan
+from pairsift.pipeline.records import read_object, read_table
 from pairsift.stages.storage import Folder
 
 KINDS = ("url", "uid", "sha256")
@@ -36,8 +37,7 @@ class Tombstones:
 
     @staticmethod
     def load(work: Folder) -> "Tombstones":
-        files = [pq.ParquetFile(pa.BufferReader(work.read(f"{_FOLDER}/{name}"))) for name in work.names(_FOLDER)]
-        tables = [file.read(use_threads=False) for file in files]
+        tables = [read_table(work, f"{_FOLDER}/{name}") for name in work.names(_FOLDER)]
         return Tombstones(pa.concat_tables(tables) if tables else SCHEMA.empty_table())
 
     def __bool__(self) -> bool:
@@ -84,7 +84,7 @@ def held_places(output: Folder, cut: str) -> Numbers:
     """Ordinals, rising, of the rows that were removed from the shards of this cut: nobody takes their places, so that other
     shards stay as they are."""
     try:
-        held = json.loads(output.read(_HELD))
+        held = read_object(output, _HELD)
     except FileNotFoundError:
         held = {}
     return np.array(held["ordinals"] if held.get("cut") == cut else [], np.int64)

@@ -13,10 +13,11 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -31,6 +32,10 @@ from pairsift.stages.base import ConfigError, Resources
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs leaves CUDA_VISIBLE_DEVICES alone
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns on stderr of how Ray Data makes its own actors
+# Ray tells of deaths on stdout, which may be for --json. The run log has those of workers, as `deaths`; see also Services.
+os.environ.setdefault(
+    "RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died|Task MapWorker|due to memory pressure|Raylet is terminated|been marked dead"
+)
 import ray
 import ray.data
 import ray.util.metrics
@@ -40,6 +45,7 @@ R = TypeVar("R")
 _REPORT = TypeAdapter(UnitReport)
 _UNITS_AT_ONCE = 20_000  # units per Dataset: Ray holds some kilobytes for each block that there is or will be
 _LOOK_SECONDS = 0.2  # between two looks whether a stop was asked for
+_LEAVE_SECONDS = 2.0  # for Ray Data to end, where a run ends before all units are done
 _STOPPED, _CONFIG, _SYSTEM = "stopped", "config: ", "system: "  # why a worker gave no report
 
 
@@ -111,19 +117,47 @@ def _unpack(number: int, data: bytes) -> Unit:
     return Unit(number, table.drop_columns(["__alive"]), alive)
 
 
+class Services:
+    """Ray's raylet and GCS, where this process has started them. Ray ends a driver that has lost them, without a word: at once,
+    or after a minute."""
+
+    def __init__(self) -> None:
+        """None are known where the system has no /proc."""
+        children = [pid for thread in Path("/proc/self/task").glob("*/children") for pid in thread.read_text().split()]
+        self._programs = {pid: name for pid in children if (name := _program(pid)) in ("raylet", "gcs_server")}
+
+    def check(self) -> None:
+        """Raises OSError where one has died."""
+        for pid, name in self._programs.items():
+            if _program(pid) != name:
+                raise OSError(f"Ray's {name} (process {pid}) has died: was it killed, or memory short? What is done is kept")
+
+
+def _program(pid: str) -> str | None:
+    """The name of the program that a process runs; None once it has ended."""
+    try:
+        return os.path.basename(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")) or None
+    except OSError:
+        return None
+
+
 class RayRunner:
     """Actor pools on Ray Data; one-off tasks on Ray itself."""
+
+    def __init__(self) -> None:
+        self._services = Services()
 
     def process(self, span: Span, units: Sequence[int], stop: Stop) -> Iterator[UnitReport]:
         with stop.calling(span.fence.ask_to_stop) if span.fence else nullcontext():
             for start in range(0, len(units), _UNITS_AT_ONCE):
-                rows = _interruptible(self._dataset(span, units[start : start + _UNITS_AT_ONCE]).iter_rows(), stop)
-                for row in rows:
-                    if row["refused"] == _STOPPED:
-                        continue
-                    if row["refused"]:
-                        raise _error(row["refused"])
-                    yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
+                dataset = self._dataset(span, units[start : start + _UNITS_AT_ONCE])
+                with closing(_interruptible(dataset.iter_rows(), stop, self._services)) as rows:
+                    for row in rows:
+                        if row["refused"] == _STOPPED:
+                            continue
+                        if row["refused"]:
+                            raise _error(row["refused"])
+                        yield _merged([_REPORT.validate_json(text) for text in row["reports"]])
 
     def _dataset(self, span: Span, units: Sequence[int]) -> ray.data.Dataset:
         rows = [{"unit": unit} for unit in units]
@@ -150,6 +184,7 @@ class RayRunner:
         most = 2 * max(1, int(_cluster().get("CPU", 1)))
         running = [remote.remote(shared_function, item) for _, item in zip(range(most), shared, strict=False)]
         while running and not stop.grace_is_over:
+            self._services.check()
             done, running = ray.wait(running, num_returns=1, timeout=_LOOK_SECONDS)
             if not stop.asked:
                 running += [remote.remote(shared_function, item) for _, item in zip(done, shared, strict=False)]
@@ -167,30 +202,40 @@ def _results(done: list[Any]) -> list[Any]:
     return results
 
 
-def _interruptible(rows: Iterable[dict[str, Any]], stop: Stop) -> Iterator[dict[str, Any]]:
-    """The rows as they come. Ray Data blocks until it has one, so a thread waits for them, and this one for a stop as well;
-    raises Interrupted some seconds after it was asked for."""
+def _interruptible(rows: Iterable[dict[str, Any]], stop: Stop, services: Services) -> Generator[dict[str, Any]]:
+    """The rows as they come, up to the first with a worker's error. Ray Data blocks until it has one, so a thread waits for
+    them, and this one for a stop as well; raises Interrupted some seconds after it was asked for."""
     came: queue.SimpleQueue[tuple[dict[str, Any] | None, BaseException | None]] = queue.SimpleQueue()
+    left = threading.Event()
 
     def wait() -> None:
         try:
-            for row in rows:
-                came.put((row, None))
+            with closing(cast("Generator[dict[str, Any]]", iter(rows))) as given:
+                for row in given:
+                    came.put((row, None))
+                    if left.is_set() or row["refused"] not in ("", _STOPPED):
+                        break
             came.put((None, None))
         except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates
             came.put((None, error))
 
-    threading.Thread(target=wait, name="ray-data", daemon=True).start()
-    while not stop.grace_is_over:
-        try:
-            row, error = came.get(timeout=_LOOK_SECONDS)
-        except queue.Empty:
-            continue
-        if error is not None:
-            raise error
-        if row is None:
-            break
-        yield row
+    thread = threading.Thread(target=wait, name="ray-data", daemon=True)
+    thread.start()
+    try:
+        while not stop.grace_is_over:
+            services.check()
+            try:
+                row, error = came.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            if error is not None:
+                raise error
+            if row is None:
+                break
+            yield row
+    finally:  # Ray crashes where it is shut down while the thread still tells it how much was read
+        left.set()
+        thread.join(_LEAVE_SECONDS)
     stop.check()
 
 
