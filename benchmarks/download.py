@@ -120,7 +120,7 @@ def ours(urls: Path, out: Path, runner: str, raw: bool, decode: str) -> list[str
     }
     path = out.with_suffix(".json")
     path.write_text(json.dumps(config))
-    return [sys.executable, "-c", "from pairsift.pipeline.cli import main; main()", "run", str(path), "--runner", runner]
+    return [sys.executable, "-c", "from pairsift.pipeline.cli.main import main; main()", "run", str(path), "--runner", runner]
 
 
 def url_list(folder: Path, name: str, server: str, files: list[Path], rows: int) -> Path:

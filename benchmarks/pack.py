@@ -36,13 +36,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pairsift.pipeline import pack
 from pairsift.pipeline.config import load_config
-from pairsift.pipeline.cut import Cut
-from pairsift.pipeline.intake import Intake
-from pairsift.pipeline.ledger import Ledger
+from pairsift.pipeline.cut.cut import Cut
+from pairsift.pipeline.ledger.intake import Intake
+from pairsift.pipeline.ledger.layers import Ledger
+from pairsift.pipeline.pack import pack
+from pairsift.pipeline.pack.shards import ShardTask, write_fates
 from pairsift.pipeline.plan import Plan, make_plan
-from pairsift.pipeline.shards import ShardTask, write_fates
 from pairsift.stages.storage import Folder
 
 UNIT_ROWS = 1000

@@ -31,12 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsift.pipeline.config import Config, load_config
-from pairsift.pipeline.cut import Cut
-from pairsift.pipeline.funnel import FunnelCounter
-from pairsift.pipeline.intake import Generation, read_generations
-from pairsift.pipeline.ledger import Layer, Ledger, part_path
+from pairsift.pipeline.cut.cut import Cut
+from pairsift.pipeline.ledger.intake import Generation, read_generations
+from pairsift.pipeline.ledger.layers import Layer, Ledger, part_path
+from pairsift.pipeline.pack.shards import write_fates
 from pairsift.pipeline.plan import Plan, make_plan
-from pairsift.pipeline.shards import write_fates
+from pairsift.pipeline.report.funnel import FunnelCounter
 from pairsift.stages.base import Columns, Stage, Transform
 from pairsift.stages.storage import Folder
 

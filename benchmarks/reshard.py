@@ -97,7 +97,7 @@ def timed(command: list[str]) -> tuple[float, float]:
 
 def lanes(folder: Path, resharder: Path | None, keep: float) -> Iterator[tuple[str, list[str]]]:
     """Each lane and its command; what an earlier round left is removed on the way."""
-    pairsift = [sys.executable, "-m", "pairsift.pipeline.cli", "run", "--runner", "local"]
+    pairsift = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", "--runner", "local"]
     for path in folder.glob("out-*"):
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("work-*"):

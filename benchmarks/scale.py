@@ -108,7 +108,7 @@ def measure(kind: str, rows: int, runner: str, folder: Path) -> Run:
     output = folder / f"out-{rows}"
     file = folder / f"config-{rows}.json"
     file.write_text(json.dumps(config(kind, source, output)))
-    command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--runner", runner, "--json"]
+    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(file), "--runner", runner, "--json"]
     mark = f"{os.getpid()}-{rows}"
     here = str(Path(__file__).parent)
     process = subprocess.Popen(

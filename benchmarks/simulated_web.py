@@ -138,6 +138,6 @@ def _run(folder: Path, port: int, rows: int, runner: str, workers: int) -> dict:
         "stages": [{**download, "allow_private_addresses": True, "resources": {"workers": workers}}],
     }
     (folder / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-c", "from pairsift.pipeline.cli import main; main()", "run", str(folder / "config.json")]
+    command = [sys.executable, "-c", "from pairsift.pipeline.cli.main import main; main()", "run", str(folder / "config.json")]
     subprocess.run([*command, "--runner", runner], check=True, stdout=subprocess.DEVNULL)
     return json.loads((folder / "out" / "run.json").read_text())

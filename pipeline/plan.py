@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pairsift.pipeline.config import Config, suggestion
-from pairsift.pipeline.ledger import Layer
+from pairsift.pipeline.ledger.layers import Layer
 from pairsift.stages import schema, sql
 from pairsift.stages.base import ConfigError, Entry, Filter, Reader, Resources, Selector, Stage
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsift.pipeline.config import Config
-from pairsift.pipeline.intake import read_generations
-from pairsift.pipeline.ledger import Ledger
-from pairsift.pipeline.ledger_view import ledger_sql, literal
-from pairsift.pipeline.manifest import read_json
+from pairsift.pipeline.ledger.intake import read_generations
+from pairsift.pipeline.ledger.layers import Ledger
+from pairsift.pipeline.ledger.view import ledger_sql, literal
 from pairsift.pipeline.plan import Plan, make_plan
+from pairsift.pipeline.report.manifest import read_json
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
 

@@ -10,26 +10,26 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pairsift.pipeline import pack
-from pairsift.pipeline.chain import Span, mask_path
 from pairsift.pipeline.config import Config
-from pairsift.pipeline.cut import Cut
-from pairsift.pipeline.funnel import Funnel, FunnelCounter
-from pairsift.pipeline.guard import Watch
-from pairsift.pipeline.intake import Generation, Intake, unit_rows
-from pairsift.pipeline.ledger import Ledger
-from pairsift.pipeline.lock import Inside, hold
-from pairsift.pipeline.log import Logged, RunLog
-from pairsift.pipeline.manifest import Tally, claim, write_run
+from pairsift.pipeline.control.guard import Watch
+from pairsift.pipeline.control.lock import Inside, hold
+from pairsift.pipeline.control.stopping import Interrupted, Stop
+from pairsift.pipeline.cut.cut import Cut
+from pairsift.pipeline.cut.verdicts import UNREAD
+from pairsift.pipeline.ledger.intake import Generation, Intake, unit_rows
+from pairsift.pipeline.ledger.layers import Ledger
+from pairsift.pipeline.ledger.retry import take_in_again
+from pairsift.pipeline.ledger.tombstones import held_places
+from pairsift.pipeline.pack import pack
+from pairsift.pipeline.pack.shards import ShardTask, finish_shards, write_fates
 from pairsift.pipeline.plan import Plan, make_plan
-from pairsift.pipeline.progress import Silent
-from pairsift.pipeline.retry import take_in_again
+from pairsift.pipeline.report.funnel import Funnel, FunnelCounter
+from pairsift.pipeline.report.log import Logged, RunLog
+from pairsift.pipeline.report.manifest import Tally, claim, write_run
+from pairsift.pipeline.report.progress import Silent
 from pairsift.pipeline.runners import Runner, check_runner, open_runner
 from pairsift.pipeline.runners.local import LocalRunner
-from pairsift.pipeline.shards import ShardTask, finish_shards, write_fates
-from pairsift.pipeline.stopping import Interrupted, Stop
-from pairsift.pipeline.tombstones import held_places
-from pairsift.pipeline.verdicts import UNREAD
+from pairsift.pipeline.workers.span import Span, mask_path
 from pairsift.stages.base import ConfigError, Selector
 from pairsift.stages.fates import TRANSIENT
 from pairsift.stages.storage import Folder

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from pairsift.pipeline.config import load_config
-from pairsift.pipeline.manifest import dump
 from pairsift.pipeline.plan import make_plan
+from pairsift.pipeline.report.manifest import dump
 
 ROOT = Path(__file__).resolve().parents[1]
 # What inputs know of a row, by the names of their columns in lower case; all else is text.

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairsift.pipeline.cli import app
+from pairsift.pipeline.cli.main import app
 from pairsift.pipeline.config import load_config
-from pairsift.pipeline.cut import FATES
-from pairsift.pipeline.intake import Generation
+from pairsift.pipeline.cut.cut import FATES
+from pairsift.pipeline.ledger.intake import Generation
 from pairsift.pipeline.run import Options, run
 from pairsift.stages.fates import Failure, Status
 

@@ -56,7 +56,7 @@ def test_no_file_is_two_modules() -> None:
     assert not {"pipeline", "stages"} & {name.partition(".")[0] for name in sys.modules}
 
 
-@pytest.mark.parametrize("module", ["pairsift", "pairsift.pipeline.cli", "pairsift.pipeline.config"])
+@pytest.mark.parametrize("module", ["pairsift", "pairsift.pipeline.cli.main", "pairsift.pipeline.config"])
 def test_starting_up_imports_no_model_library_and_no_ray(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'ray'}} & set(sys.modules)))"
     assert _python(code, tmp_path) == "[]"

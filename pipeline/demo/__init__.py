@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pairsift.pipeline import show
+from pairsift.pipeline.cli import show
 from pairsift.pipeline.config import load_config
 from pairsift.pipeline.demo import listing, photos
 from pairsift.pipeline.demo.server import serve
-from pairsift.pipeline.progress import OnTerminal
+from pairsift.pipeline.report.progress import OnTerminal
 from pairsift.pipeline.run import Options, run
 from pairsift.stages.base import ConfigError
 

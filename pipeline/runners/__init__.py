@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, cast
 
-from pairsift.pipeline.chain import Span, UnitReport
-from pairsift.pipeline.stopping import Stop
+from pairsift.pipeline.control.stopping import Stop
+from pairsift.pipeline.workers.reports import UnitReport
+from pairsift.pipeline.workers.span import Span
 from pairsift.stages.base import ConfigError
 
 T = TypeVar("T")

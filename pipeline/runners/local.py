@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from pairsift.pipeline.chain import Chain, Span, UnitReport, with_workers
+from pairsift.pipeline.control.stopping import Stop
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
-from pairsift.pipeline.stopping import Stop
+from pairsift.pipeline.workers.chain import Chain
+from pairsift.pipeline.workers.reports import UnitReport
+from pairsift.pipeline.workers.span import Span, with_workers
 
 T = TypeVar("T")
 R = TypeVar("R")

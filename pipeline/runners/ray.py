@@ -22,11 +22,14 @@ from typing import Any, TypeVar, cast
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from pairsift.pipeline.chain import Chain, Span, Unit, UnitReport, bundles, with_workers
-from pairsift.pipeline.ledger import Numbers
+from pairsift.pipeline.control.stopping import Stop
+from pairsift.pipeline.ledger.layers import Numbers
 from pairsift.pipeline.plan import Step
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
-from pairsift.pipeline.stopping import Stop
+from pairsift.pipeline.workers.chain import Chain
+from pairsift.pipeline.workers.reports import UnitReport
+from pairsift.pipeline.workers.span import Span, bundles, with_workers
+from pairsift.pipeline.workers.unit import Unit
 from pairsift.stages.base import ConfigError, Resources
 
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

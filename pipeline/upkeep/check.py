@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsift.pipeline.fate_table import FATES
-from pairsift.pipeline.lock import hold, holder
-from pairsift.pipeline.progress import Silent
+from pairsift.pipeline.control.lock import hold, holder
+from pairsift.pipeline.cut.fate_table import FATES
+from pairsift.pipeline.report.progress import Silent
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.check_shards import Expected, ShardCheck, uid_sum
 from pairsift.pipeline.upkeep.check_work import UnitCheck, read_all_generations, unit_checks

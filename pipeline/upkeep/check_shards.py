@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsift.pipeline.sample import plain
+from pairsift.pipeline.pack.sample import plain
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.archives import IMAGE_FORMATS, DamagedTarError, Member, image_fault, walk
 from pairsift.pipeline.upkeep.problems import Findings, reason

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pairsift.pipeline.intake import Generation, unit_rows
-from pairsift.pipeline.ledger import UNITS_PER_FOLDER, unit_path
-from pairsift.pipeline.tombstones import Tombstones
+from pairsift.pipeline.ledger.intake import Generation, unit_rows
+from pairsift.pipeline.ledger.layers import UNITS_PER_FOLDER, unit_path
+from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.archives import DamagedTarError, Member, image_fault, walk
 from pairsift.pipeline.upkeep.problems import Findings, reason

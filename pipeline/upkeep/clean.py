@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pairsift.pipeline.config import Config, load_config
-from pairsift.pipeline.intake import read_generations
-from pairsift.pipeline.ledger import Ledger
-from pairsift.pipeline.lock import hold, holder
+from pairsift.pipeline.control.lock import hold, holder
+from pairsift.pipeline.ledger.intake import read_generations
+from pairsift.pipeline.ledger.layers import Ledger
+from pairsift.pipeline.report.survey import output_config
 from pairsift.pipeline.results import Results
-from pairsift.pipeline.survey import output_config
 from pairsift.pipeline.upkeep import tables
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder, is_remote

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pairsift.pipeline.intake import Generation
-from pairsift.pipeline.ledger import Layer, Ledger, Numbers, part_path
+from pairsift.pipeline.ledger.intake import Generation
+from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers, part_path
 from pairsift.stages.storage import Folder, is_remote
 
 Ranges = dict[str, list[tuple[int, int]]]  # path → (offset, length) in bytes

@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pairsift.pipeline import tombstones
-from pairsift.pipeline.blocks import Blocks
-from pairsift.pipeline.cut import Cut
-from pairsift.pipeline.intake import Intake, read_generations
-from pairsift.pipeline.ledger import Ledger, Numbers
-from pairsift.pipeline.lock import hold
-from pairsift.pipeline.manifest import read_json
+from pairsift.pipeline.control.lock import hold
+from pairsift.pipeline.cut.cut import Cut
+from pairsift.pipeline.ledger import tombstones
+from pairsift.pipeline.ledger.blocks import Blocks
+from pairsift.pipeline.ledger.intake import Intake, read_generations
+from pairsift.pipeline.ledger.layers import Ledger, Numbers
+from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.plan import Plan
+from pairsift.pipeline.report.manifest import read_json
+from pairsift.pipeline.report.survey import output_config
 from pairsift.pipeline.results import Results
 from pairsift.pipeline.run import Options, run
-from pairsift.pipeline.survey import output_config
-from pairsift.pipeline.tombstones import Tombstones
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.payloads import Ranges, images_of, zero
 from pairsift.stages.base import ConfigError

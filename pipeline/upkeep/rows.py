@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pairsift.pipeline.intake import Generation, read_generations
-from pairsift.pipeline.ledger import Layer, Ledger, part_path
-from pairsift.pipeline.ledger_view import literal
+from pairsift.pipeline.ledger.intake import Generation, read_generations
+from pairsift.pipeline.ledger.layers import Layer, Ledger, part_path
+from pairsift.pipeline.ledger.retry import read_retries
+from pairsift.pipeline.ledger.view import literal
 from pairsift.pipeline.plan import Plan
-from pairsift.pipeline.retry import read_retries
 from pairsift.pipeline.upkeep.problems import reason
 from pairsift.stages.storage import Folder
 
@@ -35,7 +35,7 @@ class Rows:
 
     @cached_property
     def _originals(self) -> dict[int, int]:
-        """A repeated row's ordinal → that of the row which it repeats: see retry.py."""
+        """A repeated row's ordinal → that of the row which it repeats: see ledger/retry.py."""
         rows = sum(generation.rows for generation in self.generations)
         retries = read_retries(self.ledger, self.generations, self.plan, rows)
         return dict(zip(retries.ordinals.tolist(), retries.originals.tolist(), strict=True))

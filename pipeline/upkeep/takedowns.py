@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterator
 
-from pairsift.pipeline.tombstones import KINDS
+from pairsift.pipeline.ledger.tombstones import KINDS
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
 

@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsift.pipeline.ledger import Layer
-from pairsift.pipeline.manifest import read_json
+from pairsift.pipeline.ledger.layers import Layer
+from pairsift.pipeline.ledger.tombstones import Tombstones
+from pairsift.pipeline.pack.sample import plain
 from pairsift.pipeline.plan import Plan, Step
+from pairsift.pipeline.report.manifest import read_json
+from pairsift.pipeline.report.survey import output_config
 from pairsift.pipeline.results import Results
-from pairsift.pipeline.sample import plain
-from pairsift.pipeline.survey import output_config
-from pairsift.pipeline.tombstones import Tombstones
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.rows import Row, Rows
 from pairsift.stages import sql

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pairsift.pipeline.config import Config, load_config
-from pairsift.pipeline.guard import GuardError
+from pairsift.pipeline.control.guard import GuardError
+from pairsift.pipeline.control.stopping import Interrupted, Stop
+from pairsift.pipeline.report.survey import output_config
 from pairsift.pipeline.results import Results
 from pairsift.pipeline.run import Options
 from pairsift.pipeline.run import run as _run
-from pairsift.pipeline.stopping import Interrupted, Stop
-from pairsift.pipeline.survey import output_config
 from pairsift.stages.base import ConfigError
 
 __all__ = ["Config", "ConfigError", "GuardError", "Interrupted", "Results", "Stop", "load_config", "open", "run"]

@@ -132,7 +132,7 @@ class Chaos:
     def start(self, runner: str) -> "subprocess.Popen[bytes]":
         file = self.folder / "config.json"
         file.write_text(json.dumps(self.config | {"output": str(self.output)}))
-        command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--runner", runner]
+        command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(file), "--runner", runner]
         path = os.pathsep.join(filter(None, [str(PLUGINS), os.environ.get("PYTHONPATH")]))
         self.runs += 1
         self._logs = len(list(self.output.glob("log/*")))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pairsift.pipeline.config import catalog, load_config, resolve
-from pairsift.pipeline.manifest import dump
+from pairsift.pipeline.report.manifest import dump
 from pairsift.stages.base import ConfigError, Filter, Reader, Selector, Stage
 
 READ = {"use": "read.urls", "path": "urls.parquet"}

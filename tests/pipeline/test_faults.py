@@ -17,7 +17,7 @@ import pytest
 import pairsift
 from pairsift.pipeline.upkeep.check import check, fix
 
-COMMAND = [sys.executable, "-m", "pairsift.pipeline.cli", "run"]
+COMMAND = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run"]
 REMEDY = "`pairsift check` says what to do"
 ROWS = 48
 THUMBNAIL = {"use": "download", "image_size": 64, "allow_private_addresses": True, "timeout": 20, "retries": 0}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pairsift
-from pairsift.pipeline.lock import Fence, FencedError, hold, holder
+from pairsift.pipeline.control.lock import Fence, FencedError, hold, holder
 from pairsift.pipeline.upkeep.check import check, fix
 from pairsift.pipeline.upkeep.clean import clean
 from pairsift.pipeline.upkeep.remove import remove
@@ -98,7 +98,7 @@ def test_a_run_from_store_to_store(bucket: str, runner: str, web: Any, tmp_path:
     whole = {**config, "output": f"{bucket}/out-{runner}"}
     if runner == "ray":  # a Ray of its own, whose workers have the bucket's settings in their environment
         (tmp_path / "config.json").write_text(json.dumps(whole))
-        command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(tmp_path / "config.json")]
+        command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(tmp_path / "config.json")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         results = pairsift.open(f"{bucket}/out-ray")
@@ -145,8 +145,8 @@ def test_outputs_in_an_object_store_are_looked_after(bucket: str, web: Any, tmp_
 
 
 def test_in_an_object_store_a_holder_that_beats_is_left_alone(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairsift.pipeline.lock.BEAT_SECONDS", 0.3)
-    monkeypatch.setattr("pairsift.pipeline.lock.STILL_SECONDS", 2.0)
+    monkeypatch.setattr("pairsift.pipeline.control.lock.BEAT_SECONDS", 0.3)
+    monkeypatch.setattr("pairsift.pipeline.control.lock.STILL_SECONDS", 2.0)
     folder = Folder(f"{bucket}/locked")
     with hold(folder) as fence:
         fence.check()
@@ -158,7 +158,7 @@ def test_in_an_object_store_a_holder_that_beats_is_left_alone(bucket: str, monke
 
 
 def test_in_an_object_store_a_silent_holder_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairsift.pipeline.lock.STILL_SECONDS", 1.0)
+    monkeypatch.setattr("pairsift.pipeline.control.lock.STILL_SECONDS", 1.0)
     folder = Folder(f"{bucket}/silent")
     dead = {"host": "elsewhere", "pid": 1, "since": "2026-01-01", "alive": "2026-01-01T00:00:00+00:00", "token": "t"}
     folder.write("run.lock", json.dumps(dead).encode())

@@ -259,7 +259,7 @@ def test_kill_9_in_the_middle_resumes_to_the_same_bytes(tmp_path: Path, web: Any
     )
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file)]
+    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(file)]
     victim = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(committed(tmp_path / "out")) < 3:
@@ -303,7 +303,7 @@ def test_a_row_that_kills_its_process_gets_a_fate_in_this_process(tmp_path: Path
     """The local runner has only one process to lose: the third start knows, and goes round the row."""
     file = tmp_path / "config.json"
     file.write_text(json.dumps(bombs(tmp_path, web)))
-    command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--runner", "local"]
+    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(file), "--runner", "local"]
     codes = [
         subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode for _ in range(3)
     ]

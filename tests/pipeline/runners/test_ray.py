@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from pairsift.pipeline.control.stopping import Interrupted, Stop
 from pairsift.pipeline.runners.ray import Services, _interruptible
-from pairsift.pipeline.stopping import Interrupted, Stop
 
 
 class Rows:
@@ -63,7 +63,7 @@ def test_who_leaves_early_waits_for_the_end() -> None:
 
 def test_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that do not come are abandoned with a stop."""
-    monkeypatch.setattr("pairsift.pipeline.stopping.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("pairsift.pipeline.control.stopping.GRACE_SECONDS", 0.1)
     stop = Stop()
     stop.ask("enough")
     began = time.monotonic()
@@ -78,7 +78,7 @@ def test_the_death_of_the_raylet_is_told(tmp_path: Path, captions: Callable[...,
     source = captions([f"caption {i}" for i in range(400)])
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"input": source, "output": str(tmp_path / "out"), "stages": [stage]}))
-    command = [sys.executable, "-m", "pairsift.pipeline.cli", "run", str(file), "--json"]
+    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(file), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/work/layers/pairsift_toys.slow-*/*/*")):
         assert process.poll() is None, process.communicate()[1]

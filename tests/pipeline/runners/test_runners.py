@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pairsift.pipeline.chain import Span
+from pairsift.pipeline.control.stopping import Stop
 from pairsift.pipeline.runners import Runner, open_runner
-from pairsift.pipeline.stopping import Stop
+from pairsift.pipeline.workers.span import Span
 from pairsift.stages.base import ConfigError
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pairsift.pipeline.chain import Span, with_workers
+from pairsift.pipeline.workers.span import Span, with_workers
 
 
 @pytest.mark.parametrize(("runner", "workers"), [("local", 4), ("ray", 2)])

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pairsift.pipeline.lock import hold
+from pairsift.pipeline.control.lock import hold
 from pairsift.pipeline.upkeep.check import Checked, check, fix
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
@@ -205,7 +205,7 @@ def test_nothing_of_ours(tmp_path: Path) -> None:
 
 def test_the_command(output: Path) -> None:
     """Exit code 1 and a line for each problem; a shard alone can be mended, too, and no lock is left beside it."""
-    command = [sys.executable, "-m", "pairsift.pipeline.cli", "check"]
+    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "check"]
     done = subprocess.run([*command, str(output)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "all is well" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pairsift.pipeline.lock import hold
+from pairsift.pipeline.control.lock import hold
 from pairsift.pipeline.upkeep.check import check
 from pairsift.pipeline.upkeep.clean import Cleaning, clean
 from pairsift.stages.base import ConfigError
@@ -108,7 +108,7 @@ def test_a_run_at_work_is_not_disturbed(output: Path) -> None:
 
 
 def test_the_command(output: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pairsift.pipeline.cli", "clean"]
+    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "clean"]
     done = subprocess.run([*command, str(output)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "bytes would be freed" in done.stdout

@@ -126,7 +126,7 @@ def test_a_duplicate_that_is_kept_takes_its_place(output: Path, run: Callable[..
 
 def test_the_same_command_ends_what_was_cut_short(output: Path, run: Callable[..., Any], published: Any) -> None:
     """Tombstones are there, and nothing else was done; a run may have come between."""
-    from pairsift.pipeline import tombstones
+    from pairsift.pipeline.ledger import tombstones
     from pairsift.stages.storage import Folder
 
     row = fates(output)[VICTIM]
@@ -175,7 +175,7 @@ def test_images_of_other_layers_go_too_and_source_tars_are_named(
 
 
 def test_a_run_at_work_is_not_disturbed(output: Path) -> None:
-    from pairsift.pipeline.lock import hold
+    from pairsift.pipeline.control.lock import hold
     from pairsift.stages.storage import Folder
 
     with hold(Folder(str(output / "work"))), pytest.raises(ConfigError, match="in use"):

@@ -20,7 +20,7 @@ def only(output: Path, wanted: str) -> Story:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pairsift.pipeline.cli", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pairsift.pipeline.cli.main", *arguments], capture_output=True, text=True, check=False
     )
 
 

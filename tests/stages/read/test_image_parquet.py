@@ -131,7 +131,7 @@ def test_damage_costs_the_row_group(tmp_path: Path) -> None:
 
 
 def test_bounded_memory_makes_several_payloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairsift.pipeline.intake_images._MOST", 400)
+    monkeypatch.setattr("pairsift.pipeline.ledger.intake_images._MOST", 400)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": structs(*((picture(n), None) for n in range(20)))}), path, row_group_size=4)
     config = {"input": {"use": "read.image_parquet", "path": str(path), "unit_rows": 15}, "output": str(tmp_path / "out")}

@@ -10,8 +10,8 @@ import pytest
 
 import pairsift
 from pairsift.pipeline.config import load_config
-from pairsift.pipeline.manifest import dump
 from pairsift.pipeline.plan import make_plan
+from pairsift.pipeline.report.manifest import dump
 from pairsift.stages.base import ConfigError
 
 

@@ -1,0 +1,1 @@
+"""The cut: a fate for every row, by SQL over the ledger."""

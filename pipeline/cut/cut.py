@@ -1,0 +1,309 @@
+"""The cut: filters and selectors applied to the ledger, by SQL over its columns; every input row gets one fate.
+
+The steps are played in the config's order. Each segment of row-local steps is one pass over the ledger's blocks, a CASE over
+the columns of its layers; each selector is one query over the rows that are left. A row that is alive where a stage's layer
+lacks it is *pending* there: the run computes those rows, and the cut is complete when none is left.
+"""
+
+import shutil
+import tempfile
+import threading
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pairsift.pipeline.config import Shards
+from pairsift.pipeline.control import machine
+from pairsift.pipeline.cut import segment
+from pairsift.pipeline.cut.fate_table import FATES
+from pairsift.pipeline.cut.fates import Fates
+from pairsift.pipeline.cut.pool import Pool
+from pairsift.pipeline.cut.verdicts import ALIVE, SET_ASIDE, UNREAD, Verdicts, stopped
+from pairsift.pipeline.ledger.blocks import Blocks
+from pairsift.pipeline.ledger.intake import Generation
+from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers
+from pairsift.pipeline.ledger.retry import read_retries
+from pairsift.pipeline.ledger.tombstones import Tombstones
+from pairsift.pipeline.ledger.view import literal
+from pairsift.pipeline.plan import Plan, Step
+from pairsift.stages import schema, sql
+from pairsift.stages.base import Filter, Selector
+from pairsift.stages.storage import Folder
+
+__all__ = ["FATES", "Cut", "Pending"]
+
+SHARE_OF_MEMORY = 0.3  # of the machine's, for a selector's tables; what does not fit goes to a folder spill-… in `work`
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Rows that wait for a stage."""
+
+    step: int
+    rows: int
+
+
+class Held(NamedTuple):
+    """What a layer holds: rows, the images that these refer to, and their bytes."""
+
+    rows: int
+    images: int
+    image_bytes: int
+
+
+class Cut:
+    """The state of one cut. Play it, ask what is pending, and when nothing is, for the fates.
+
+    `memory` is what DuckDB may take for a selector, in bytes; beyond it, it uses the disk.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        generations: list[Generation],
+        limit: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.plan, self._ledger, self._generations = plan, ledger, generations
+        total = sum(g.rows for g in generations)
+        self.rows = total if limit is None else min(limit, total)
+        self._retries = read_retries(ledger, generations, plan, self.rows)
+        self._left_out = self._retries.left_out(self.rows) if len(self._retries.ordinals) else None
+        self._tombstones = Tombstones.load(ledger.work)
+        self._held = np.empty(0, np.int64)
+        self._blocks = Blocks(ledger, generations, self.rows)
+        self._pool = Pool(self._blocks.count)
+        self._local, self._stack = threading.local(), ExitStack()
+        self._spill = _spill_folder(ledger.work)
+        self._verdicts = Verdicts(0, self._spill)
+        self._stack.callback(shutil.rmtree, self._spill, ignore_errors=True)
+        self.con = self._connect(memory or int(SHARE_OF_MEMORY * machine.memory()))
+
+    def _connect(self, memory: int) -> duckdb.DuckDBPyConnection:
+        con = self._stack.enter_context(duckdb.connect())
+        con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
+        con.execute(f"SET memory_limit = '{memory >> 20}MiB'")
+        con.execute(sql.KEEP_TRY_WHOLE)
+        con.execute(f"SET temp_directory = {literal(self._spill)}")
+        return con
+
+    def __enter__(self) -> "Cut":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def interrupt(self) -> None:
+        """From any thread: have `play` or `fates` raise duckdb.InterruptException soon."""
+        self._pool.interrupt()
+        self.con.interrupt()
+
+    @property
+    def input_rows(self) -> int:
+        """Rows that have a fate: those that are there once, however often they were tried."""
+        return self.rows - (0 if self._left_out is None else int(self._left_out.sum()))
+
+    def failed(self, codes: frozenset[str]) -> pa.Table:
+        """The rows that ended at a stage with one of these codes, in order: original (ordinal), layer (the stage's). Call it
+        after `play`."""
+        found = [pa.table({"original": pa.array([], pa.int64()), "layer": pa.array([], pa.string())})]
+        fates = self._fates()
+        for ordinals, steps in self._pool.each(lambda block: self._failed_in(block, codes, fates)):
+            layers = [step.layer.name if step.layer else None for step in self.plan.steps]
+            found.append(
+                pa.table({"original": pa.array(ordinals), "layer": pa.array(layers, pa.string()).take(pa.array(steps))})
+            )
+        return pa.concat_tables(found).combine_chunks()
+
+    def _failed_in(self, block: int, codes: frozenset[str], fates: Fates) -> tuple[Numbers, Numbers]:
+        first, end = self._blocks.bounds[block]
+        marks = self._verdicts.marks[first:end]
+        stages = [stopped(step.index) for step in self.plan.steps if step.layer]
+        ended = np.isin(marks, stages)
+        if self._left_out is not None:
+            ended &= ~self._left_out[first:end]
+        stops = pa.array(marks.astype(np.int16) - np.int16(stopped(0)), mask=~ended)
+        found = fates.failures(block, stops)[0]
+        rows = np.flatnonzero(pc.is_in(found, pa.array(sorted(codes))).to_numpy(zero_copy_only=False))
+        return rows + first, marks[rows].astype(np.int64) - stopped(0)
+
+    def play(self, end: int) -> list[Pending]:
+        """Play the steps up to `end`; returns what is pending there, by step. Nothing is played past a pending step.
+
+        Raises OSError where rows of the input layer are missing.
+        """
+        self._start()
+        for first, last in self.plan.segments():
+            self._segment(self.plan.steps[first : min(last, end)])
+            pending = [Pending(step, rows) for step, rows in self._verdicts.pending().items()]
+            if pending or last >= end:
+                return pending
+            self._select(self.plan.steps[last])
+        return []
+
+    def pending_units(self) -> list[int]:
+        """Units with pending rows, in order."""
+        found: list[int] = []
+        for ordinals in self._verdicts.pending_ordinals():
+            for g in self._generations:
+                start, end = np.searchsorted(ordinals, [g.first_ordinal, g.end_ordinal])
+                if start < end:
+                    units = np.unique((ordinals[start:end] - g.first_ordinal) // g.unit_rows) + g.first_unit
+                    found += units[1 if found and found[-1] == units[0] else 0 :].tolist()
+        return found
+
+    def stops(self) -> dict[int | None, int]:
+        """Rows by the step where they ended; None: still alive, -1: not read."""
+        return {None if mark == ALIVE else mark - stopped(0): rows for mark, rows in self._verdicts.counts().items()}
+
+    def hold_places(self, ordinals: Numbers) -> None:
+        """Leave the places of these rows, rising, empty in `fates`, so that the rows behind them keep theirs."""
+        self._held = ordinals
+
+    def dead(self, step: int) -> pa.Table:
+        """Ordinals of the rows that a selector took out, sorted."""
+        return pa.table({"ordinal": pa.array(self._verdicts.at(step), pa.int64())})
+
+    def held(self, layer: Layer) -> Held:
+        """What a layer holds of all rows, alive or not."""
+        length = [schema.IMAGE_LENGTH.name] if schema.IMAGE_LENGTH.name in layer.columns else []
+
+        def look(block: int) -> Held:
+            table = self._blocks.read(layer, block, length)
+            if not length:
+                return Held(len(table), 0, 0)
+            lengths = table[length[0]]
+            return Held(len(table), len(lengths) - lengths.null_count, pc.sum(lengths).as_py() or 0)
+
+        return Held(*map(sum, zip(Held(0, 0, 0), *self._pool.each(look), strict=True)))
+
+    def fates(self, shards: Shards) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+        """One row per input row, in ordinal order, with FATES' columns, and beside it the step where each row stopped
+        (null: kept, -1: not read). Call it when nothing is pending."""
+        return self._fates().batches(shards, self._held)
+
+    def _fates(self) -> Fates:
+        return Fates(self.plan, self._ledger, self._generations, self._blocks, self._verdicts, self._retries, self._pool)
+
+    def _start(self) -> None:
+        self._verdicts = Verdicts(self.rows, self._spill)
+        there = sum(self._pool.each(self._start_block))
+        if there != self.rows:
+            folder = self._ledger.work.path(f"layers/{self.plan.intake.name}")
+            raise OSError(f"{folder}: holds {there:,} of {self.rows:,} rows of the input; `pairsift check` says what to do")
+        self._verdicts.set(self._retries.ordinals[~self._retries.counted], stopped(SET_ASIDE))
+
+    def _start_block(self, block: int) -> int:
+        """Mark what could not be read, and what was removed; returns how many of the block's ordinals are there."""
+        table = self._blocks.read(self.plan.intake, block, ["failure"])
+        ordinals = table["ordinal"].to_numpy()
+        if table["failure"].null_count < len(table):
+            self._verdicts.set(ordinals[table["failure"].is_valid().to_numpy()], stopped(UNREAD))
+        for removed in self._tombstones.ordinals(self._blocks, self.plan, block):
+            self._verdicts.set(removed, stopped(UNREAD))
+        return len(ordinals) if np.all(np.diff(ordinals) == 1) else len(np.unique(ordinals))
+
+    def _segment(self, steps: Sequence[Step]) -> None:
+        """Play row-local steps on the rows that are alive: one pass over the columns they name."""
+        if not steps:
+            return
+        columns = {c for s in steps if isinstance(s.entry, Filter) for c in s.entry.reads()}
+        query = segment.segment_sql(steps)
+        deque(self._pool.each(lambda block: self._play_block(block, steps, columns, query)), maxlen=0)
+
+    def _play_block(self, block: int, steps: Sequence[Step], columns: set[str], query: str) -> None:
+        rows = self._alive(block, columns, [s for s in steps if s.layer])
+        if not len(rows):
+            return
+        if self._local.__dict__.get("con") is None:
+            self._local.con = self._stack.enter_context(sql.connect())
+        con = self._local.con
+        con.register("alive", rows)
+        played = con.sql(query).to_arrow_table()
+        con.unregister("alive")
+        marks = played["mark"].to_numpy()
+        ended = marks != ALIVE
+        scores = played["score"].filter(pa.array(ended)).combine_chunks()
+        self._verdicts.set(rows["ordinal"].to_numpy()[ended], marks[ended], scores)
+
+    def _alive(self, block: int, columns: set[str], steps: Sequence[Step] = ()) -> pa.Table:
+        """The rows of a block that are alive, with these columns; and for each stage whether its layer lacks the row, and
+        whether it failed there."""
+        first, end = self._blocks.bounds[block]
+        rows = np.flatnonzero(self._verdicts.alive(first, end))
+        table = pa.table({"ordinal": pa.array(rows + first, pa.int64())})
+        played = {step.layer: step for step in steps if step.layer}
+        wanted = [self.plan.layer_of(c) for c in sorted(columns) if c != "ordinal"]
+        for layer in dict.fromkeys([*played, *wanted]):
+            names = [c for c in layer.columns if c in columns]
+            if not len(rows):
+                empty = pa.schema([layer.schema.field(name) for name in names]).empty_table()
+                table = pa.table([*table.columns, *empty.columns], names=[*table.column_names, *names])
+                continue
+            held = self._blocks.read(layer, block, [*names, *(["failure"] if layer in played else [])])
+            places, lacks = segment.places(held["ordinal"].to_numpy() - first, rows, end - first)
+            if places is not None:
+                held = held.combine_chunks().take(places)
+            for name in names:
+                table = table.append_column(name, held[name])
+            if layer in played:
+                k = played[layer].index
+                table = table.append_column(f"pairsift lacks {k}", pa.array(lacks))
+                table = table.append_column(f"pairsift failed {k}", held["failure"].is_valid())
+        return table
+
+    def _select(self, step: Step) -> None:
+        entry = step.entry
+        assert isinstance(entry, Selector)
+        begin = 'CREATE OR REPLACE TEMP TABLE "rows" AS'
+        for rows in self._pool.each(lambda block: self._selected(block, step)):
+            self.con.register("block", rows)
+            self.con.execute(f"{begin} SELECT * FROM block")
+            self.con.unregister("block")
+            begin = 'INSERT INTO "rows"'
+        if not self._blocks.count:
+            return
+        columns = "ordinal::BIGINT AS ordinal, score::DOUBLE AS score, duplicate_of::BIGINT AS keeper"
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
+        for batch in self.con.sql("FROM gone").to_arrow_reader(1 << 20):
+            ordinals, scores, keepers = batch.columns
+            self._verdicts.set(ordinals.to_numpy(), stopped(step.index), scores, keepers)
+        self.con.execute('DROP TABLE "rows"; DROP TABLE gone')
+        self._share(step)
+
+    def _share(self, step: Step) -> None:
+        """Give a selector's verdicts to the rows that repeat others which failed further on."""
+        sharing = self._retries.sharing(step.index)
+        originals, ordinals = self._retries.originals[sharing], self._retries.ordinals[sharing]
+        while True:  # once more where an original is a repeated row itself
+            gone = (self._verdicts.marks[originals] == stopped(step.index)) & (self._verdicts.marks[ordinals] == ALIVE)
+            if not gone.any():
+                return
+            self._verdicts.copy(originals[gone], ordinals[gone])
+
+    def _selected(self, block: int, step: Step) -> pa.Table:
+        """What a selector sees of a block."""
+        entry = step.entry
+        rows = self._alive(block, set(entry.reads()))
+        if len(self._retries.ordinals):
+            sharing = self._retries.ordinals[self._retries.sharing(step.index)]
+            rows = rows.filter(pa.array(~np.isin(rows["ordinal"].to_numpy(), sharing)))
+        ends = [g.end_ordinal for g in self._generations]
+        generations = np.searchsorted(ends, rows["ordinal"].to_numpy(), "right")
+        numbers = np.array([g.number for g in self._generations])
+        return segment.readable(rows.append_column("generation", pa.array(numbers[generations], pa.int64())))
+
+
+def _spill_folder(work: Folder) -> str:
+    """A folder for what does not fit in memory; it is made when it is needed. DuckDB gives its files the same names in every
+    process, so each cut has one of its own."""
+    return f"{work.uri if work.local else tempfile.gettempdir()}/spill-{uuid.uuid4().hex[:12]}"

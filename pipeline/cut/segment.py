@@ -1,0 +1,56 @@
+"""What a block's rows are asked, and how its layers are laid side by side for that."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pairsift.pipeline.cut.verdicts import ALIVE, stopped, waiting
+from pairsift.pipeline.ledger.layers import Numbers
+from pairsift.pipeline.plan import Step
+from pairsift.stages.base import Filter
+
+_MARK = '"pairsift mark"'  # no user's column is called so
+
+
+def segment_sql(steps: Sequence[Step]) -> str:
+    """SELECT of `mark` and `score` over the table `alive`; see verdicts.py for marks. Rows come out in order."""
+    whens, scores = [], []
+    for step in steps:
+        k = step.index
+        if isinstance(step.entry, Filter):
+            # On lines of their own: an expression may end in a comment.
+            whens.append(f"WHEN NOT coalesce(TRY((\n{step.entry.predicate()}\n)), false) THEN {stopped(k)}")
+            if score := step.entry.score():
+                scores.append(f"WHEN {stopped(k)} THEN TRY(CAST((\n{score}\n) AS DOUBLE))")
+        else:
+            whens += [f'WHEN "pairsift lacks {k}" THEN {waiting(k)}', f'WHEN "pairsift failed {k}" THEN {stopped(k)}']
+    score = f"CASE {_MARK} {' '.join(scores)} END" if scores else "NULL::DOUBLE"
+    played = f"SELECT *, (CASE {' '.join(whens)} ELSE {ALIVE} END)::SMALLINT AS {_MARK} FROM alive"
+    return f"SELECT {_MARK} AS mark, {score} AS score FROM ({played})"
+
+
+def places(held: Numbers, rows: Numbers, count: int) -> tuple[pa.Array | None, Numbers]:
+    """Where each of `rows` is in `held`, null where it is not (None: both are the same), and a bool for whether it is not.
+    Both are places in a block of `count` rows, in order."""
+    if len(held) == count:
+        return None if len(rows) == count else pa.array(rows), np.zeros(len(rows), bool)
+    index = np.full(count, -1, np.int64)
+    index[held] = np.arange(len(held))
+    found = index[rows]
+    lacks = found < 0
+    return pa.array(found, mask=lacks), lacks
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind))
+
+
+def readable(table: pa.Table) -> pa.Table:
+    """DuckDB cannot scan Arrow's float16."""
+    for n, field in enumerate(table.schema):
+        if pa.types.is_float16(field.type):
+            table = table.set_column(n, field.name, table[n].cast(pa.float32()))
+        elif _is_list(field.type) and pa.types.is_float16(field.type.value_type):
+            table = table.set_column(n, field.name, table[n].cast(pa.list_(pa.float32())))
+    return table

@@ -1,0 +1,1 @@
+"""The shards: which row goes where, and its bytes copied there."""

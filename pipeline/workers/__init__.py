@@ -1,0 +1,1 @@
+"""What one worker does: a unit through consecutive stages."""

@@ -1,0 +1,65 @@
+"""What `plan` and `status` say of work that is left."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pairsift.pipeline.cli.show import forecast
+from pairsift.pipeline.config import load_config
+from pairsift.pipeline.report.survey import survey
+from pairsift.pipeline.run import Options, run
+
+
+@pytest.fixture
+def make(web: Any, listing: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Any]:
+    names = ["coffee.jpg", "missing.jpg", "moon.jpg", "rocket.jpg", "brick.jpg", "coins.jpg"]
+    source = listing([(web.url(name), name) for name in names], unit_rows=2)
+
+    def config(keep: str, rows: int = 2) -> Any:
+        download = {"use": "download", "image_size": 64, "allow_private_addresses": True, "retries": 0}
+        stages = [{"use": "filter.where", "keep": keep}, download, {"use": "pairsift_toys.broken"}]
+        return load_config({"input": source, "output": str(tmp_path / "out"), "stages": stages, "shards": {"rows": rows}})
+
+    return config
+
+
+def test_what_a_looser_rule_will_cost(make: Callable[..., Any]) -> None:
+    run(make("ordinal < 4"), Options(runner="local"))
+    found = survey(make("ordinal < 6"))
+    download, letters = found.steps[1], found.steps[2]
+    assert (download.done, download.waiting, letters.waiting) == (4, 2, 0)
+    assert download.bytes_done
+    assert download.bytes_waiting == round(download.bytes_done / 4 * 2)
+    assert download.seconds_waiting is not None
+    assert download.why == "rows that came alive or were not reached"
+    assert found.shards is None, "not known before the rows are"
+    assert any(line.startswith("to compute: 2 rows at download, about 0.0 GB of images") for line in forecast(found))
+
+
+def test_what_packing_would_do(make: Callable[..., Any], tmp_path: Path) -> None:
+    new = survey(make("true"))
+    assert [step.why for step in new.steps] == [None] * 3, "no row was taken in"
+    run(make("true"), Options(runner="local"))
+    same = survey(make("true")).shards
+    assert same is not None
+    assert (same.wanted, same.unchanged, same.to_write, same.to_remove, same.bytes_to_write) == (3, 3, 0, 0, 0)
+    sizes = sum(path.stat().st_size for path in (tmp_path / "out" / "shards").glob("*.tar"))
+    fewer = survey(make("caption <> 'moon.jpg'")).shards
+    assert fewer is not None
+    assert (fewer.wanted, fewer.unchanged, fewer.to_write, fewer.to_remove) == (2, 0, 2, 1)
+    whole = survey(make("true", rows=9)).shards
+    assert whole is not None
+    assert (whole.to_write, whole.to_remove) == (1, 2)
+    assert 0.5 < whole.bytes_to_write / sizes < 2
+    assert "shards: 1, of which 0 are there; 1 to write, 0.0 GB, 2 to remove" in forecast(survey(make("true", rows=9)))
+
+
+def test_a_stage_that_never_ran(make: Callable[..., Any]) -> None:
+    run(make("true"), Options(runner="local"))
+    config = make("true")
+    changed = config.model_copy(update={"stages": (*config.stages[:2], config.stages[2].model_copy(update={"as_": "again"}))})
+    step = survey(changed).steps[2]
+    assert (step.done, step.waiting, step.bytes_waiting) == (0, 5, None)
+    assert step.why == "never run with these parameters on these columns"
