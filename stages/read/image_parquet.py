@@ -15,6 +15,7 @@ from pairsift.stages.image_headers import sniff
 from pairsift.stages.read.formats.captions import LISTED, is_list_of_text, spread_table
 from pairsift.stages.read.formats.columns import Pick, pick
 from pairsift.stages.read.formats.parquet_rows import parquet_columns, parquet_tables
+from pairsift.stages.read.formats.vectors import columns_of_vectors, vector_fields, with_vectors
 from pairsift.stages.sources import list_sources
 
 _TEXT_NAMES = ("url", "caption", "uid")
@@ -42,6 +43,9 @@ class ImageParquet(Reader):
         None, description="our name: their name, such as {caption: text}; default: the columns called url and caption"
     )
     extra: list[str] | None = Field(None, description="other columns to carry along, by the source's names; default: all")
+    vectors: dict[str, str] | None = Field(
+        None, description="our name: where unit vectors are that go with a file's rows, as in read.urls"
+    )
 
     def check(self) -> None:
         self.sources()
@@ -55,7 +59,7 @@ class ImageParquet(Reader):
         captions = [schema.CAPTIONS] if self._has_lists else []
         uid = [named["uid"]] if "uid" in named else []
         first = [schema.URL, schema.CAPTION, *captions, *uid, schema.SOURCE_KEY, schema.IMAGE, schema.IMAGE_FORMAT]
-        return pa.schema([*first, *(field for name, field in named.items() if name not in _TEXT_NAMES)])
+        return pa.schema([*first, *(field for name, field in named.items() if name not in _TEXT_NAMES), *self._vectors])
 
     def read(self, source: Source) -> Iterator[pa.Table]:
         theirs = [name for name, _ in self.picks]
@@ -64,7 +68,9 @@ class ImageParquet(Reader):
         for name in (self._image[0], *(name for name, ours in self.picks if ours.name in _TEXT_NAMES)):
             if name not in found:
                 raise ConfigError(f"{source.uri} has no column {name!r}; its columns are {', '.join(found)}")
-        for table in parquet_tables(source.uri, [self._image[0], *theirs], text):
+        names = dict.fromkeys([self._image[0], *theirs, *columns_of_vectors(source.uri, self.vectors).values()])
+        tables = parquet_tables(source.uri, [*names], text)
+        for table in with_vectors(tables, source.uri, self.vectors, self._vectors) if self.vectors else tables:
             yield self._table(table, source.uri)
 
     @cached_property
@@ -80,8 +86,21 @@ class ImageParquet(Reader):
         if self._has_lists:  # a caption all the same
             place = found.get_field_index(mapping["caption"])
             found = found.set(place, found.field(place).with_type(pa.string()))
-        extra = [name for name in (found.names if self.extra is None else self.extra) if name not in {image, *mapping.values()}]
+        aside = {image, *mapping.values()}
+        if self.extra is None:
+            aside |= {*columns_of_vectors(uri, self.vectors).values()}
+        extra = [name for name in (found.names if self.extra is None else self.extra) if name not in aside]
         return pick(found, mapping, extra, uri, needs_url=False)
+
+    @cached_property
+    def _vectors(self) -> list[pa.Field]:
+        """The columns of vectors, by the first file's."""
+        if not self.vectors:
+            return []
+        taken = {ours.name for _, ours in self.picks} & self.vectors.keys()
+        if taken:
+            raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the files, too; give it another name")
+        return vector_fields(self._first[0], self.vectors)
 
     @cached_property
     def _first(self) -> tuple[str, pa.Schema]:
@@ -136,6 +155,7 @@ class ImageParquet(Reader):
             "captions": table[LISTED] if self._has_lists else None,
         }
         columns |= {ours.name: table[name] for name, ours in self.picks if name in table.column_names}
+        columns |= {field.name: table[field.name] for field in self._vectors}
         arrays = [_cast(columns.get(field.name), field, len(table), uri) for field in self.schema()]
         found = pa.table(arrays, schema=self.schema()).append_column(schema.FAILURE, pa.array(failures, pa.string()))
         return found.append_column(schema.FAILURE_DETAIL, pa.array(details, pa.string()))

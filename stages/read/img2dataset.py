@@ -16,6 +16,7 @@ from pairsift.stages.read.formats.lookup import Join, join, joined
 from pairsift.stages.read.formats.parquet_rows import parquet_columns, parquet_tables
 from pairsift.stages.read.formats.places import IMAGE_EXTENSIONS, REFERENCE, places
 from pairsift.stages.read.formats.tars import Broken, Sample, samples
+from pairsift.stages.read.formats.vectors import columns_of_vectors, vector_fields, with_vectors
 from pairsift.stages.sources import expanded, list_sources
 
 _BOOKKEEPING = ("key", "status", "error_message")
@@ -27,8 +28,8 @@ class Img2dataset(Reader):
 
     Gives `url`, `caption`, `uid` if there is one, `source_key`, the image's place (`image_path`, `image_offset`,
     `image_length`, `image_format`), the places of further members but .json and .txt (`source_members`), `width`, `height`,
-    `original_width`, `original_height`, `exif` and `sha256` as far as they are there, then the Parquet's other columns, and
-    those of `metadata`. The tar's texts are not read.
+    `original_width`, `original_height`, `exif` and `sha256` as far as they are there, then the Parquet's other columns, those
+    of `vectors` (`fixed_size_list<float16>`) and those of `metadata`. The tar's texts are not read.
 
     A row that img2dataset failed on keeps its status, with a code made of its message. One that was a success and is not in
     the tar is `missing_image`, or `unreadable_row` where the tar is damaged before it. A sample that the Parquet does not
@@ -42,6 +43,11 @@ class Img2dataset(Reader):
         None, description="our name: the Parquet's name; default: url, caption and uid by their names"
     )
     extra: list[str] | None = Field(None, description="other columns of the Parquet to carry along; default: all")
+    vectors: dict[str, str] | None = Field(
+        None,
+        description="our name: where unit vectors are that go with a shard's rows, or with its successes: a column of its "
+        "Parquet, an array of an .npz beside it, or an .npy file, {} being the shard's number (../img_emb/img_emb_{}.npy)",
+    )
     metadata: Annotated[str | list[str] | None, OPERATIONAL] = Field(
         None, description="Parquet files with more columns for the same rows, such as DataComp's metadata; held in memory"
     )
@@ -65,7 +71,9 @@ class Img2dataset(Reader):
         uri = _parquet(source.uri)
         wanted = [*(theirs for theirs, _ in self.picks), *(name for name in _BOOKKEEPING if name in parquet_columns(uri).names)]
         text = frozenset({*_BOOKKEEPING, *(theirs for theirs, ours in self.picks if ours.name in ("url", "caption", "uid"))})
-        for table in parquet_tables(uri, wanted, text):
+        names = dict.fromkeys([*wanted, *columns_of_vectors(uri, self.vectors).values()])
+        tables = parquet_tables(uri, [*names], text)
+        for table in with_vectors(tables, uri, self.vectors, self._vectors) if self.vectors else tables:
             yield self._table(table, source.uri, found, damage)
         rest = [*found.values()]
         if rest:
@@ -83,11 +91,21 @@ class Img2dataset(Reader):
             raise ConfigError(f"{uri} has no column {lacking[0]!r}: it is not img2dataset's")
         mapping = self.columns or {name: name for name in ("url", "caption", "uid") if name in found.names}
         measured = [Pick(field.name, field) for field in _MEASURED if field.name in found.names]
-        aside = {*_BOOKKEEPING, *(name for name, _ in measured)}
+        aside = {*_BOOKKEEPING, *(name for name, _ in measured), *columns_of_vectors(uri, self.vectors).values()}
         extra = (
             self.extra if self.extra is not None else [n for n in found.names if n not in aside and n not in mapping.values()]
         )
         return [*pick(found, mapping, [name for name in extra if name not in aside], uri), *measured]
+
+    @cached_property
+    def _vectors(self) -> list[pa.Field]:
+        """The columns of vectors, by the first shard's."""
+        if not self.vectors:
+            return []
+        taken = {ours.name for _, ours in self.picks} & self.vectors.keys()
+        if taken:
+            raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the shards, too; give it another name")
+        return vector_fields(_parquet(self.sources()[0].uri), self.vectors)
 
     @cached_property
     def _join(self) -> Join | None:
@@ -100,7 +118,7 @@ class Img2dataset(Reader):
         fields = {ours.name: ours for _, ours in self.picks}
         first = [schema.URL, schema.CAPTION, *([fields["uid"]] if "uid" in fields else []), *REFERENCE]
         named = {field.name for field in first}
-        return pa.schema([*first, *(field for name, field in fields.items() if name not in named)])
+        return pa.schema([*first, *(field for name, field in fields.items() if name not in named), *self._vectors])
 
     def _table(self, table: pa.Table, uri: str, found: dict[str, Sample], damage: str | None) -> pa.Table:
         keys = table["key"].to_pylist()
@@ -120,6 +138,7 @@ class Img2dataset(Reader):
                     details[n] = f"{uri} sample {key}: {details[n]}"
         for theirs, ours in self.picks:
             columns[ours.name] = table[theirs].cast(ours.type)
+        columns |= {field.name: table[field.name] for field in self._vectors}
         return self._finished(columns, failures, details)
 
     def _finished(self, columns: dict[str, Any], failures: Sequence[str | None], details: Sequence[str | None]) -> pa.Table:

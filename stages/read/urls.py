@@ -14,9 +14,9 @@ from pairsift.stages.read.formats.columns import Pick, pick, require
 from pairsift.stages.read.formats.delimited import check_header, delimited_columns, delimited_tables
 from pairsift.stages.read.formats.jsonlines import json_columns, json_tables, jsonl_columns, jsonl_tables
 from pairsift.stages.read.formats.lines import txt_tables
-from pairsift.stages.read.formats.npz import vector_fields, with_vectors
 from pairsift.stages.read.formats.parquet_rows import parquet_columns, parquet_tables
 from pairsift.stages.read.formats.presets import PRESETS, Name
+from pairsift.stages.read.formats.vectors import columns_of_vectors, vector_fields, with_vectors
 from pairsift.stages.sources import extension, list_sources
 
 Format = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
@@ -77,8 +77,8 @@ class Urls(Reader):
     header: list[str] | None = Field(None, description="column names of CSV or TSV files that have no header line")
     vectors: dict[str, str] | None = Field(
         None,
-        description="our name: the name of an array in the .npz beside each Parquet file, such as "
-        "{image_embedding: l14_img} for DataComp's; they become float16",
+        description="our name: where unit vectors are that go with a Parquet file's rows: a column of it, an array of the "
+        ".npz beside it (DataComp's l14_img), or an .npy file, {} being the file's number (../img_emb/img_emb_{}.npy)",
     )
 
     def check(self) -> None:
@@ -119,7 +119,7 @@ class Urls(Reader):
 
     @cached_property
     def _vectors(self) -> list[pa.Field]:
-        """The columns that come of .npz archives, by the first one."""
+        """The columns of vectors, by the first file's."""
         if not self.vectors:
             return []
         sources = self.sources()
@@ -141,8 +141,15 @@ class Urls(Reader):
                 raise ConfigError(f"cannot read {source.uri}: {' '.join(str(error).split())}") from error
             if found.names:
                 self._check_header(source.uri)
-                return pick(found, self._mapping(found.names), self.extra, source.uri, needs_url=self.needs == "url")
+                names = self._mapping(found.names)
+                return pick(found, names, self._extra(found, source.uri), source.uri, needs_url=self.needs == "url")
         return []
+
+    def _extra(self, found: pa.Schema, uri: str) -> list[str] | None:
+        """`extra`; where all columns are meant, all but those that are given as vectors."""
+        if self.extra is not None or not self.vectors or self._format(uri) != "parquet":
+            return self.extra
+        return [name for name in found.names if name not in columns_of_vectors(uri, self.vectors).values()]
 
     def _format(self, uri: str) -> Format:
         if self.format != "auto":
@@ -177,10 +184,10 @@ class Urls(Reader):
         texts = self._text_names(found.names)
         text, caption = frozenset(texts.values()), texts.get("caption")
         if kind == "parquet":
-            tables = parquet_tables(uri, wanted.names, text)
-            if self.vectors:
-                tables = with_vectors(tables, uri, self.vectors, self._vectors)
-            return self._spread(tables, caption)
+            if not self.vectors:
+                return self._spread(parquet_tables(uri, wanted.names, text), caption)
+            names = dict.fromkeys([*wanted.names, *columns_of_vectors(uri, self.vectors).values()])
+            return self._spread(with_vectors(parquet_tables(uri, [*names], text), uri, self.vectors, self._vectors), caption)
         if kind in ("json", "jsonl"):
             wanted = wanted.append(schema.CAPTIONS.with_name(LISTED)) if self.captions == "list" else wanted
             read = json_tables if kind == "json" else jsonl_tables
