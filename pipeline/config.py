@@ -9,81 +9,21 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pairsift import stages
+from pairsift.pipeline.sections import Guard, Release, Shards
+from pairsift.stages import sql
 from pairsift.stages.base import ConfigError, Entry, Filter, Reader, Selector, Stage
 from pairsift.stages.storage import absolute
 
 E = TypeVar("E", bound=Entry)
 _CONTRACTS = (Reader, Stage, Filter, Selector)
 _NAMESPACE = stages.__name__
-
-
-class Shards(BaseModel):
-    """How kept rows are cut into shards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: int = Field(10_000, gt=0, description="samples per shard; only the last of a generation may hold fewer")
-    max_bytes: int | None = Field(
-        None, gt=0, description="a shard ends before the sample that would make its tar larger; each has one at least"
-    )
-    shuffle_seed: int | None = Field(
-        None, description="put each generation's rows into an order that depends on this number and on their uids alone"
-    )
-    tail: Literal["short", "hold"] = Field(
-        "short", description="hold: rows that do not fill a shard wait for the next generation, which begins with them"
-    )
-    layout: Literal["full", "img2dataset"] = Field(
-        "full",
-        description="img2dataset: shards of so many input rows, as it makes them, keys included: all of them in the Parquet, "
-        "those that were kept in the tar",
-    )
-    keys: Literal["ordinal", "source"] = Field(
-        "ordinal", description="source: samples are called as in the dataset that was read, as far as that can be"
-    )
-
-    @model_validator(mode="after")
-    def _fits_the_layout(self) -> "Shards":
-        asked = {
-            "max_bytes": self.max_bytes is not None,
-            "shuffle_seed": self.shuffle_seed is not None,
-            "tail: hold": self.tail == "hold",
-            "keys: source": self.keys == "source",
-        }
-        for name, there in asked.items():
-            if there and self.lists_all:
-                raise ValueError(f"{name} does not go with layout: img2dataset, whose shards are runs of `rows` input rows")
-        return self
-
-    @property
-    def lists_all(self) -> bool:
-        """Whether a shard's Parquet has the rows that its tar has not."""
-        return self.layout == "img2dataset"
-
-
-class Guard(BaseModel):
-    """When a run that loses rows is stopped, and when one that ended well is called partial."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_failed: float = Field(
-        0.95, ge=0, le=1, description="share of a stage's rows that may fail before the run is stopped; 1: any"
-    )
-    max_rejected: float = Field(
-        0.995,
-        ge=0,
-        le=1,
-        description="share of the rows that a rule sees which it may take before the run is stopped; 1: any",
-    )
-    after: int = Field(1000, ge=1, description="rows that a stage or rule must have seen before it is judged")
-    partial: float = Field(
-        0.75, ge=0, le=1, description="share of all rows with a failure above which a finished run's exit code is 3; 1: never"
-    )
+_TAKEN = ("work", "log", "shards")  # folders of an output
 
 
 class Config(BaseModel):
@@ -96,7 +36,9 @@ class Config(BaseModel):
     work: str
     stages: tuple[Stage | Filter | Selector, ...] = ()
     shards: Shards = Shards()
+    release: Release | None = None
     guard: Guard = Guard()
+    outputs: tuple[tuple[str, str], ...] = ()  # name and rule; see `outputs.py`
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -191,8 +133,25 @@ def _build(data: dict[str, Any]) -> Config:
         work=absolute(data["work"]) if data.get("work") else f"{output.rstrip('/')}/work",
         stages=tuple(build_entry(item, f"stages[{i}]", (Stage, Filter, Selector)) for i, item in enumerate(listed)),
         shards=_validated(Shards, data.get("shards") or {}, "shards"),
+        release=_validated(Release, data["release"], "release") if data.get("release") is not None else None,
         guard=_validated(Guard, data.get("guard") or {}, "guard"),
+        outputs=_outputs(data.get("outputs") or {}),
     )
+
+
+def _outputs(rules: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(rules, dict) or not all(isinstance(rule, str) for rule in rules.values()):
+        raise ConfigError("outputs: must be a mapping of names and rules, such as {en: \"language = 'en'\"}")
+    for name, rule in rules.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)) or name in _TAKEN:
+            raise ConfigError(
+                f"outputs: {name!r} is no name for a folder beside the work folder: letters, digits, '.', '-', '_'"
+            )
+        try:
+            sql.columns_of(rule)
+        except ConfigError as error:
+            raise ConfigError(f"outputs.{name}: {error}") from None
+    return tuple((str(name), rule) for name, rule in rules.items())
 
 
 def build_entry(item: Any, place: str, kinds: tuple[type[Entry], ...]) -> Any:

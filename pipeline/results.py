@@ -11,6 +11,7 @@ from pairsift.pipeline.config import Config
 from pairsift.pipeline.ledger.intake import read_generations
 from pairsift.pipeline.ledger.layers import Ledger
 from pairsift.pipeline.ledger.view import ledger_sql, literal
+from pairsift.pipeline.outputs import configs_of
 from pairsift.pipeline.plan import Plan, make_plan
 from pairsift.pipeline.report.manifest import read_json
 from pairsift.stages.base import ConfigError
@@ -24,6 +25,19 @@ class Results:
         self.config = config
 
     @cached_property
+    def outputs(self) -> dict[str, "Results"]:
+        """By name, where the config names `outputs`; each has a folder, and so results, of its own."""
+        configs = configs_of(self.config) if self.config.outputs else []
+        return {name: Results(one) for (name, _), one in zip(self.config.outputs, configs, strict=True)}
+
+    @property
+    def _output(self) -> Folder:
+        if self.config.outputs:
+            names = ", ".join(name for name, _ in self.config.outputs)
+            raise ConfigError(f"{self.config.output}: this config has several outputs ({names}): ask one of `outputs`")
+        return Folder(self.config.output)
+
+    @cached_property
     def plan(self) -> Plan:
         """As the ledger has it: the input files are not looked at, they may be gone."""
         ledger = Ledger(self.config.work)
@@ -33,7 +47,7 @@ class Results:
     @property
     def report(self) -> dict[str, Any]:
         """What run.json says: counts per fate, seconds per stage, versions. Raises ConfigError where no run has ended."""
-        found = read_json(Folder(self.config.output), "run.json")
+        found = read_json(self._output, "run.json")
         if found is None:
             raise ConfigError(f"{self.config.output}: no run has ended here yet; `pairsift status` tells how far it is")
         return found
@@ -41,7 +55,7 @@ class Results:
     def fates(self) -> pa.Table:
         """One row per input row, in ordinal order: ordinal, key, uid, url, status, code, error_message, rejected_by, score,
         duplicate_of, shard. `status` is never null."""
-        output = Folder(self.config.output)
+        output = self._output
         return pq.read_table(output.path("fates.parquet"), filesystem=None if output.local else output.filesystem)
 
     def ledger(self) -> pa.Table:
@@ -61,7 +75,7 @@ class Results:
         views = ledger_sql(self.plan, ledger, sum(generation.rows for generation in read_generations(ledger)))
         con = duckdb.connect()
         con.execute("SET enable_progress_bar = false")
-        output = Folder(self.config.output)
+        output = self._output
         for filesystem in {
             str(folder.filesystem.protocol): folder.filesystem for folder in (output, ledger.work) if not folder.local
         }.values():

@@ -21,6 +21,7 @@ from pairsift.pipeline.ledger.layers import Ledger
 from pairsift.pipeline.ledger.retry import take_in_again
 from pairsift.pipeline.ledger.tombstones import held_places
 from pairsift.pipeline.pack import pack
+from pairsift.pipeline.pack.release import columns_of, write_release
 from pairsift.pipeline.pack.shards import ShardTask, finish_shards, write_fates
 from pairsift.pipeline.plan import Plan, make_plan
 from pairsift.pipeline.report.funnel import Funnel, FunnelCounter
@@ -71,10 +72,13 @@ def run(config: Config, options: Options = Options(), progress: Silent | None = 
 class _Run:
     def __init__(self, config: Config, options: Options, progress: Silent, stop: Stop) -> None:
         check_runner(options.runner)
+        assert not config.outputs, "see outputs.configs_of"
         self._options, self._shown, self._stop = options, progress, stop
         self._progress = progress
         self._tally = Tally()
         self._plan = make_plan(config)
+        if config.release:
+            columns_of(self._plan)  # which raises ConfigError
         labels = {step.layer.name: step.label for step in self._plan.steps if step.layer}
         self._watch = Watch(config.guard, labels)
         self._ledger, self._output = Ledger(config.work), Folder(config.output)
@@ -197,6 +201,7 @@ class _Run:
             cut.hold_places(held_places(self._output, self._plan.cut_fingerprint()))
             fates = self._judged(counter, cut)
             tasks = write_fates(self._output, fates, self._plan, replace=self._options.replace)
+            write_release(self._output, self._plan, cut.kept)
             return counter.funnel(cut.input_rows), tasks
 
     def _judged(self, counter: FunnelCounter, cut: Cut) -> Iterator[pa.RecordBatch]:

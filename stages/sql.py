@@ -8,7 +8,8 @@ any worker.
 import difflib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -105,6 +106,26 @@ def evaluate(expression: str, table: pa.Table) -> pa.BooleanArray:
     return pa.array([row[0] for row in _run(query, table, names, expression)], pa.bool_())
 
 
+def select(expressions: Mapping[str, str], table: pa.Table) -> pa.Table:
+    """The expressions' values for each row of `table`, in order, under the names that they are given.
+
+    Raises:
+        ConfigError: for a column that `table` does not have, and for a value that DuckDB cannot compute with.
+    """
+    names = tuple(dict.fromkeys(name for expression in expressions.values() for name in columns_of(expression)))
+    _require(names, table.schema.names, "; ".join(expressions.values()))
+    items = ", ".join(f"(\n{expression}\n) AS {_identifier(name)}" for name, expression in expressions.items())
+    try:
+        with _registered(table, names) as connection:
+            return connection.sql(f"SELECT {items} FROM rows").to_arrow_table()
+    except duckdb.Error as error:
+        raise ConfigError(f"a column does not work: {_first_lines(error)}") from error
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 @lru_cache(maxsize=1024)
 def comparison_side(expression: str) -> str | None:
     """Of a comparison with a constant (`x >= 0.28`, `0.28 <= x`, `NOT x BETWEEN 1 AND 2`), the SQL of the side that is not
@@ -133,14 +154,21 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
 def _run(query: str, table: pa.Table, names: tuple[str, ...], expression: str) -> list[Any]:
     """The query's rows over `rows`: only the columns it names, since DuckDB cannot scan an Arrow float16 list at all."""
+    try:
+        with _registered(table, names) as connection:
+            return connection.execute(query).fetchall()
+    except duckdb.Error as error:
+        raise ConfigError(f"the rule {_quote(expression)} does not work: {_first_lines(error)}") from error
+
+
+@contextmanager
+def _registered(table: pa.Table, names: tuple[str, ...]) -> Iterator[duckdb.DuckDBPyConnection]:
     # DuckDB needs a column to count rows by, also where the expression names none.
     rows = table.select(list(names)) if names else pa.table({"row": pa.nulls(table.num_rows, pa.bool_())})
     connection = _connection()
+    connection.register("rows", rows)
     try:
-        connection.register("rows", rows)
-        return connection.execute(query).fetchall()
-    except duckdb.Error as error:
-        raise ConfigError(f"the rule {_quote(expression)} does not work: {_first_lines(error)}") from error
+        yield connection
     finally:
         connection.unregister("rows")
 

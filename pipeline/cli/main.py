@@ -22,10 +22,11 @@ from pairsift.pipeline.cli import upkeep as cli_upkeep
 from pairsift.pipeline.config import Config, catalog, load_config, resolve
 from pairsift.pipeline.control.guard import GuardError, is_partial
 from pairsift.pipeline.control.stopping import GO_ON, Interrupted, SignalStop
-from pairsift.pipeline.report.activity import Activity, activity
+from pairsift.pipeline.outputs import configs_of
+from pairsift.pipeline.report.activity import activity
 from pairsift.pipeline.report.progress import OnTerminal
 from pairsift.pipeline.report.survey import output_config, survey
-from pairsift.pipeline.run import Options
+from pairsift.pipeline.run import Options, Outcome
 from pairsift.pipeline.run import run as run_config
 from pairsift.stages.base import ConfigError, Filter, Reader, Selector
 from pairsift.stages.storage import Folder
@@ -89,21 +90,24 @@ def run(
 
 
 def _finish(config: Config, options: Options, as_json: bool, max_seconds: float | None = None) -> None:
-    """Run it, and show what came of it."""
+    """Run it, and show what came of it: for each of its outputs, where it names some."""
     stop = SignalStop(INTERRUPTED, max_seconds)
     stop.listen()
+    outcomes: dict[str, Outcome] = {}
     try:
-        outcome = run_config(config, options, OnTerminal(), stop)
+        for one in configs_of(config):
+            outcomes[one.output] = outcome = run_config(one, options, OnTerminal(), stop)
+            if not as_json:
+                show.funnel(console, outcome.funnel)
+                show.where(console, outcome)
     except Interrupted as error:
         _complain(f"stopped: {error}; {GO_ON}", INTERRUPTED)
     except GuardError as error:
         _complain(str(error), FAILED)
     if as_json:
-        print(json.dumps(outcome.report, indent=1))
-    else:
-        show.funnel(console, outcome.funnel)
-        show.where(console, outcome)
-    if is_partial(config.guard, outcome.funnel):
+        reports = {output.removeprefix(f"{config.output}/"): outcome.report for output, outcome in outcomes.items()}
+        print(json.dumps(reports if config.outputs else reports[config.output], indent=1))
+    if any(is_partial(config.guard, outcome.funnel) for outcome in outcomes.values()):
         _complain(f"more than {config.guard.partial:.0%} of the rows failed (guard.partial)", PARTIAL)
 
 
@@ -122,17 +126,23 @@ def status(
 ) -> None:
     """Say what a run is doing, how the last one ended, and how far an output has come."""
     config = output_config(str(path)) if path.is_dir() or "://" in str(path) else load_config(path)
-    _survey(config, None, as_json, activity(Folder(config.output)))
+    _survey(config, None, as_json, with_activity=True)
 
 
-def _survey(config: Config, limit: int | None, as_json: bool, doing: Activity | None = None) -> None:
-    found = survey(config, limit)
+def _survey(config: Config, limit: int | None, as_json: bool, *, with_activity: bool = False) -> None:
+    described = {}
+    for one in configs_of(config):
+        found = survey(one, limit)
+        doing = activity(Folder(one.output)) if with_activity else None
+        described[one.output] = {**found.as_dict(), **({"activity": doing.as_dict()} if doing else {})}
+        if as_json:
+            continue
+        if doing:
+            console.print(doing.sentence(), markup=False, soft_wrap=True)
+        show.survey(console, found)
     if as_json:
-        print(json.dumps({**found.as_dict(), **({"activity": doing.as_dict()} if doing else {})}, indent=1))
-        return
-    if doing:
-        console.print(doing.sentence(), markup=False, soft_wrap=True)
-    show.survey(console, found)
+        by_name = {output.removeprefix(f"{config.output}/"): data for output, data in described.items()}
+        print(json.dumps(by_name if config.outputs else described[config.output], indent=1))
 
 
 @app.command()

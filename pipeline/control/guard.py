@@ -1,7 +1,8 @@
 """Stops a run whose download or filter loses nearly everything: mostly a mistake, and found out at the first rows is cheap."""
 
-from pairsift.pipeline.config import Guard
+from pairsift.pipeline.outputs import RULE
 from pairsift.pipeline.report.funnel import Funnel
+from pairsift.pipeline.sections import Guard
 from pairsift.pipeline.workers.reports import StageReport, UnitReport
 from pairsift.stages.fates import Failure
 
@@ -66,6 +67,8 @@ class Watch:
         )
 
     def _judge_rule(self, label: str, seen: int, lost: int) -> None:
+        if label.startswith(RULE):  # another output may have the rest
+            return
         if seen < self._guard.after or lost <= self._guard.max_rejected * seen:
             return
         raise GuardError(

@@ -34,8 +34,9 @@ _POLL_SECONDS = 0.1
 _NAME, _WORKERS = "run.lock", "workers.lock"
 
 
-class FencedError(Exception):
-    """This process works for a run that has ended: another one holds the folder now, and nothing may be written."""
+class FencedError(OSError):
+    """This process works for a run that does not hold the folder any more, and nothing may be written: the run has ended and
+    another one has begun, or the folder was deleted."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ class Fence:
         return self.folder.exists(f"stop-{self.token}")
 
     def _compare(self) -> None:
-        if (_read(self.folder) or {}).get("token") != self.token:
+        card = _read(self.folder)
+        if card is None:
+            raise FencedError(f"{self.folder.uri}: its {_NAME} is gone: was the folder deleted while a run went on? Run again")
+        if card.get("token") != self.token:
             raise FencedError(f"{self.folder.uri}: held by a run that has begun since")
 
 

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsift.pipeline.config import Shards
 from pairsift.pipeline.control import machine
 from pairsift.pipeline.cut import segment
 from pairsift.pipeline.cut.fate_table import FATES
@@ -34,6 +33,7 @@ from pairsift.pipeline.ledger.retry import read_retries
 from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.ledger.view import literal
 from pairsift.pipeline.plan import Plan, Step
+from pairsift.pipeline.sections import Shards
 from pairsift.stages import schema, sql
 from pairsift.stages.base import Filter, Selector
 from pairsift.stages.storage import Folder
@@ -185,6 +185,11 @@ class Cut:
             return Held(len(table), len(lengths) - lengths.null_count, pc.sum(lengths).as_py() or 0)
 
         return Held(*map(sum, zip(Held(0, 0, 0), *self._pool.each(look), strict=True)))
+
+    def kept(self, columns: set[str]) -> Iterator[pa.Table]:
+        """`ordinal` and these columns of the rows that are kept, in order, a table for each block. Call it when nothing is
+        pending."""
+        yield from self._pool.each(lambda block: segment.readable(self._alive(block, columns)))
 
     def fates(self, shards: Shards) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
         """One row per input row, in ordinal order, with FATES' columns, and beside it the step where each row stopped

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pairsift.pipeline.config import Shards
 from pairsift.pipeline.cut import fate_table
 from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.cut.pool import Pool
@@ -19,6 +18,7 @@ from pairsift.pipeline.ledger.retry import Retries
 from pairsift.pipeline.pack.places import Numbering, shard_keys
 from pairsift.pipeline.pack.sizes import sample_blocks
 from pairsift.pipeline.plan import Plan
+from pairsift.pipeline.sections import Shards
 from pairsift.stages import schema
 from pairsift.stages.fates import Failure
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from pairsift.pipeline.config import Shards
 from pairsift.pipeline.ledger import tar
 from pairsift.pipeline.ledger.ranges import Numbers
+from pairsift.pipeline.sections import Shards
 
 
 def shard_keys(seed: int, uids: Iterable[str]) -> Numbers:

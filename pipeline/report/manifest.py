@@ -59,6 +59,8 @@ def dump(config: Config) -> dict[str, Any]:
         "stages": [entry.model_dump(mode="json", by_alias=True) for entry in config.stages],
         "shards": config.shards.model_dump(mode="json"),
         "guard": config.guard.model_dump(mode="json"),
+        **({"release": config.release.model_dump(mode="json")} if config.release else {}),
+        **({"outputs": dict(config.outputs)} if config.outputs else {}),
     }
 
 

@@ -78,7 +78,11 @@ class ChainWorker:
     """One actor: a chain, and the event loop that its units share."""
 
     def __init__(self, span: Span, last: bool) -> None:
-        self._chain = Chain(span).__enter__()  # for good: an actor ends with its process
+        self._refused = ""  # why it does nothing
+        try:
+            self._chain = Chain(span).__enter__()  # for good: an actor ends with its process
+        except (ConfigError, OSError) as error:  # Ray would start it again and again, and then show a stack trace
+            self._refused = _refusal(error)
         self._fence = span.fence
         self._last = last
         self._metrics = Metrics()
@@ -88,7 +92,7 @@ class ChainWorker:
     def __call__(self, batch: dict[str, Numbers]) -> dict[str, list[Any]]:
         number = int(batch["unit"][0])
         reports = list(batch["reports"][0]) if "reports" in batch else []
-        refused = batch["refused"][0] if "refused" in batch else ""
+        refused = self._refused or (batch["refused"][0] if "refused" in batch else "")
         table = b""
         if not refused and self._fence and self._fence.asked_to_stop:
             refused = _STOPPED
@@ -97,12 +101,16 @@ class ChainWorker:
             try:
                 unit, report = asyncio.run_coroutine_threadsafe(self._chain.process(number, passed), self._loop).result()
             except (ConfigError, OSError) as error:  # Ray would give the driver its text only
-                refused = f"{_CONFIG if isinstance(error, ConfigError) else _SYSTEM}{error}"
+                refused = _refusal(error)
             else:
                 self._metrics.add(report)
                 reports.append(_REPORT.dump_json(report).decode())
                 table = b"" if self._last else _pack(unit)
         return {"unit": [number], "reports": [reports], "refused": [refused], "table": [table]}
+
+
+def _refusal(error: ConfigError | OSError) -> str:
+    return f"{_CONFIG if isinstance(error, ConfigError) else _SYSTEM}{error}"
 
 
 def _pack(unit: Unit) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 from pairsift.pipeline.config import Config, load_config
 from pairsift.pipeline.control.guard import GuardError
 from pairsift.pipeline.control.stopping import Interrupted, Stop
+from pairsift.pipeline.outputs import configs_of
 from pairsift.pipeline.report.survey import output_config
 from pairsift.pipeline.results import Results
 from pairsift.pipeline.run import Options
@@ -41,7 +42,8 @@ def run(
     `config` is a file's path, a dict of the same shape, or a Config; `overrides` are "dotted.path=value" strings.
     `runner` is "ray" (a cluster, or all cores) or "local" (this process). `limit` takes only the first so many rows.
     `replace` lets published shards be rewritten. `retry_failed` tries rows again that failed for a reason that may have passed
-    (a timeout, a 503), as a new generation. `stop` can be asked for from any thread.
+    (a timeout, a 503), as a new generation. `stop` can be asked for from any thread. Where the config names `outputs`, the
+    results have those: `results.outputs["en"].fates()`.
 
     Raises:
         ConfigError: before anything runs, for whatever is wrong with the config or the input; and where another run holds the
@@ -50,7 +52,8 @@ def run(
         GuardError: nearly nothing comes through; see `guard` in the config.
     """
     loaded = config if isinstance(config, Config) else load_config(config, overrides)
-    _run(loaded, Options(runner, ray_address, limit, replace, retry_failed), stop=stop)
+    for one in configs_of(loaded):
+        _run(one, Options(runner, ray_address, limit, replace, retry_failed), stop=stop)
     return Results(loaded)
 
 

@@ -172,7 +172,7 @@ def test_a_folder_that_is_lost_during_a_run(
         time.sleep(0.001)
     shutil.rmtree(tmp_path / ("out" if inside else lost), ignore_errors=True)  # it may be written to meanwhile
     _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     if process.returncode:
         assert (process.returncode, said.count("pairsift: ")) == (1, 1), said
     for _ in range(2):  # images that were lost show once the rest has been taken in again

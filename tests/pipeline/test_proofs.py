@@ -255,7 +255,12 @@ def test_kill_9_in_the_middle_resumes_to_the_same_bytes(tmp_path: Path, web: Any
     web.delay = 0.1
     path = write_list(tmp_path / "urls.parquet", photo_rows(web, 60))
     config = recipe(
-        path, tmp_path / "out", {"use": "dedup.exact", "by": ["url"]}, THUMBNAIL, where("width >= 60"), shards={"rows": 20}
+        path,
+        tmp_path / "out",
+        {"use": "dedup.exact", "by": ["url"]},
+        {**THUMBNAIL, "connections": 4},
+        where("width >= 60"),
+        shards={"rows": 20},
     )
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from pairsift.pipeline.config import Guard, load_config
+from pairsift.pipeline.config import load_config
 from pairsift.pipeline.control.guard import GuardError, Watch, is_partial
 from pairsift.pipeline.report.funnel import Funnel, Loss
 from pairsift.pipeline.run import Options, run
+from pairsift.pipeline.sections import Guard
 from pairsift.pipeline.workers.reports import StageReport, UnitReport
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsift.pipeline.config import Shards
 from pairsift.pipeline.ledger.tar import archive_bytes
 from pairsift.pipeline.pack.places import Numbering, shard_keys
+from pairsift.pipeline.sections import Shards
 
 ROWS = st.lists(st.lists(st.integers(1, 60), max_size=12), max_size=4)  # by generation, each row's blocks; 0 is a row that goes
 
