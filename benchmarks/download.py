@@ -32,7 +32,8 @@ import pyarrow.parquet as pq
 from simulated_web import simulate
 from web_corpus import build, nginx
 
-from pairsift.stages.images import ImageOptions, prepare
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
 
 BEGIN, END = 0.3, 0.9  # of the rows: the steady state
 POLL = 0.1  # seconds

@@ -42,7 +42,8 @@ from pairsift.stages.embed import Embed
 from pairsift.stages.embed.dual import DualEncoder
 from pairsift.stages.embed.feed import text_batches
 from pairsift.stages.embed.pixels import decode
-from pairsift.stages.images import ImageOptions, prepare
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
 
 STORED = ImageOptions(image_size=256, resize_mode="keep_ratio", resize_only_if_bigger=True)
 BATCH, LENGTH = 64, 77

@@ -63,7 +63,7 @@ def test_starting_up_imports_no_model_library_and_no_ray(module: str, tmp_path: 
 
 
 def test_stages_without_a_model_import_no_model_library(tmp_path: Path) -> None:
-    families = ("read", "download", "filter", "select", "dedup")
+    families = ("read", "download", "pixels", "filter", "select", "dedup")
     files = [file for file in _tracked() if file.suffix == ".py" and file.parts[0] == "stages"]
     chosen = [file for file in files if len(file.parts) == 2 or file.parts[1] in families]
     modules = ["pairsift." + ".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in chosen]

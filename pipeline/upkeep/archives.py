@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from pairsift.pipeline.ledger.tar import BLOCK
-from pairsift.stages.image_headers import is_truncated, sniff
+from pairsift.stages.pixels.headers import is_truncated, sniff
 
 _RECORD = 10240  # bytes: an archive's length is a multiple of it, as GNU tar, Python's tarfile and pairsift write it
 _TAIL = 1 << 20  # bytes read behind the end-of-archive marker

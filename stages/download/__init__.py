@@ -24,7 +24,7 @@ from pairsift.stages.download.network import NetworkLoop, cancel_all, network_lo
 from pairsift.stages.download.session import open_session
 from pairsift.stages.download.wanted import HashName, wanted_of
 from pairsift.stages.download.worker import RowOptions, Worker
-from pairsift.stages.images import ImageOptions
+from pairsift.stages.pixels.options import ImageOptions
 
 _MAX_RESOLVER_THREADS = 32
 

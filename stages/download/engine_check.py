@@ -4,7 +4,7 @@ import importlib.util
 from typing import Any
 
 from pairsift.stages.base import ConfigError, Stage
-from pairsift.stages.images import ImageOptions
+from pairsift.stages.pixels.options import ImageOptions
 
 _NEEDS = ("img2dataset", "albumentations", "imghdr")  # imghdr left the standard library with Python 3.13
 # What it does whatever it is told: a config must say so, or it would promise what is not kept.

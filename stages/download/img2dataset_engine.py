@@ -25,8 +25,8 @@ from pairsift.stages.base import Transform
 from pairsift.stages.download.exif import exif_json
 from pairsift.stages.download.wanted import HashName, Wanted, hex_digest, wanted_of
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageOptions
 from pairsift.stages.img2dataset_messages import fetch_failure, resize_failure
+from pairsift.stages.pixels.options import ImageOptions
 
 Row = dict[str, Any]  # column name → value; what is not named is null
 
@@ -92,7 +92,7 @@ def img2dataset() -> Img2dataset:
         warnings.simplefilter("ignore")  # of what its libraries have deprecated
         from img2dataset import blurrer, downloader, resizer
     # For each image it points stdout and stderr of the whole process at /dev/null, which loses what other threads print
-    # then; the complaints of OpenCV that this is for are switched off where stages.images is imported.
+    # then; the complaints of OpenCV that this is for are switched off where stages.pixels.coding is imported.
     resizer.SuppressStdoutStderr = contextlib.nullcontext
     return Img2dataset(downloader, resizer, blurrer)
 

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from pairsift.stages.base import ConfigError
-from pairsift.stages.blur import Box
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageError
+from pairsift.stages.pixels.blur import Box
+from pairsift.stages.pixels.coding import ImageError
 
 HashName = Literal["md5", "sha256", "sha512"]
 

@@ -19,7 +19,9 @@ from pairsift.stages.download.slots import Slots
 from pairsift.stages.download.tables import Row, table_of
 from pairsift.stages.download.urls import parse_url
 from pairsift.stages.download.wanted import NOTHING, HashName, Wanted, boxes_of, check_hash, hex_digest
-from pairsift.stages.images import ImageError, ImageOptions, prepare
+from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
 
 BACKOFF_SECONDS = 0.5  # before the second attempt; doubles with each further one
 MAX_BACKOFF_SECONDS = 8.0

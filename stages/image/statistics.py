@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pairsift.stages import images, schema
+from pairsift.stages import schema
 from pairsift.stages.base import Columns, Stage, Transform
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import Pixels
+from pairsift.stages.pixels.coding import ImageError, Pixels, decode, on_white
+from pairsift.stages.pixels.images import inspect
+from pairsift.stages.pixels.options import MAX_PIXELS
 
 
 class _Statistics(NamedTuple):
@@ -51,7 +53,7 @@ class ImageStatistics(Stage):
     side: int = Field(
         256, gt=0, description="larger images are brought to this longer side, in pixels, before they are measured"
     )
-    max_pixels: int = Field(images.MAX_PIXELS, gt=0, description="images with more are not decoded, but fail")
+    max_pixels: int = Field(MAX_PIXELS, gt=0, description="images with more are not decoded, but fail")
 
     def reads(self) -> Columns:
         return (schema.IMAGE.name,)
@@ -79,7 +81,7 @@ class ImageStatistics(Stage):
             try:
                 found.append(None if data is None else self._measure(data))
                 failures.append(None)
-            except images.ImageError as error:
+            except ImageError as error:
                 found.append(None)
                 failures.append((Failure.IMAGE_UNREADABLE.value, str(error)))
         columns = {field.name: [row and getattr(row, field.name) for row in found] for field in self.writes()}
@@ -89,14 +91,14 @@ class ImageStatistics(Stage):
 
     def _measure(self, data: bytes) -> _Statistics:
         """Raises ImageError."""
-        kind, (width, height) = images.inspect(data)
+        kind, (width, height) = inspect(data)
         header = _Statistics(len(data), kind, width, height, max(width, height) / min(width, height))
         if not self.pixels:
             return header
         if width * height > self.max_pixels:
             detail = f"{width}x{height} pixels, max_pixels is {self.max_pixels}"
-            raise images.ImageError(Failure.TOO_MANY_PIXELS, detail)
-        small = _shrunk(_three_channels(images.decode(data)), self.side)
+            raise ImageError(Failure.TOO_MANY_PIXELS, detail)
+        small = _shrunk(_three_channels(decode(data)), self.side)
         grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
         sharpness = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0] ** 2)
         return header._replace(sharpness=sharpness, entropy=_entropy(grey), single_color=_single_color(small))
@@ -108,7 +110,7 @@ def _three_channels(pixels: Pixels) -> Pixels:
         pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels.clip(0, 255).astype(np.uint8)
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    return images.on_white(pixels) if pixels.shape[2] == 4 else pixels
+    return on_white(pixels) if pixels.shape[2] == 4 else pixels
 
 
 def _shrunk(pixels: Pixels, side: int) -> Pixels:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pairsift.stages import schema
 from pairsift.stages.base import OPERATIONAL, ConfigError, Reader, Source
 from pairsift.stages.fates import Failure
-from pairsift.stages.image_headers import sniff
+from pairsift.stages.pixels.headers import sniff
 from pairsift.stages.read.formats.captions import LISTED, is_list_of_text, spread_table
 from pairsift.stages.read.formats.columns import Pick, pick
 from pairsift.stages.read.formats.parquet_rows import parquet_columns, parquet_tables

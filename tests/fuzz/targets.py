@@ -12,10 +12,12 @@ from pairsift.stages.download.body import retry_after
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.exif import exif_json
 from pairsift.stages.download.urls import parse_url, redirect_target
-from pairsift.stages.image_costs import too_costly
-from pairsift.stages.image_headers import header_size, is_truncated, sniff
-from pairsift.stages.images import ImageError, ImageOptions, StoredImage, prepare
-from pairsift.stages.orientation import orientation
+from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.costs import too_costly
+from pairsift.stages.pixels.headers import header_size, is_truncated, sniff
+from pairsift.stages.pixels.images import StoredImage, prepare
+from pairsift.stages.pixels.options import ImageOptions
+from pairsift.stages.pixels.orientation import orientation
 
 MAX_PIXELS = 4_000_000  # so that what is slow is slow for another reason than size
 OPTIONS = [

@@ -31,8 +31,10 @@ from pairsift.stages.download.robots import MAX_CRAWL_DELAY, parsed
 from pairsift.stages.download.session import open_session
 from pairsift.stages.download.urls import parse_url, redirect_target
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageError, ImageOptions, prepare
-from pairsift.stages.not_images import what_else
+from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.not_images import what_else
+from pairsift.stages.pixels.options import ImageOptions
 
 EXAMPLES = int(os.environ.get("PAIRSIFT_EXAMPLES", "150"))
 # The first examples meet imports and caches; what hangs is caught all the same.

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from pairsift.stages.download import Download
-from pairsift.stages.images import ImageOptions, prepare
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
 
 
 def failures(table: pa.Table) -> list[str | None]:

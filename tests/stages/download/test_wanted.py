@@ -10,7 +10,7 @@ from pairsift.stages.base import ConfigError
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.wanted import Wanted, boxes_of, check_hash, wanted_of
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageError
+from pairsift.stages.pixels.coding import ImageError
 
 BODY = b"a body"
 

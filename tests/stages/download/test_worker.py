@@ -4,7 +4,8 @@ import pytest
 
 from pairsift.stages.download.worker import MAX_BACKOFF_SECONDS, RowOptions, backoff, image_row
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageError, ImageOptions
+from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.options import ImageOptions
 
 
 def test_rows_are_a_pure_function_of_the_body(photo: bytes) -> None:

@@ -21,7 +21,8 @@ from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.fetch import Fetcher
 from pairsift.stages.download.session import open_session
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageOptions, prepare
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
 
 LIMITS = Limits(timeout=0.8, max_bytes=8_000_000, max_redirects=5, min_rate=2000, rate_grace=0.3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from img2dataset.blurrer import BoundingBoxBlurrer
 
-from pairsift.stages.blur import Box, blur_boxes
+from pairsift.stages.pixels.blur import Box, blur_boxes
 
 BOXES: list[Box] = [
     (0.1, 0.2, 0.4, 0.5),

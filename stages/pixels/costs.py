@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from pairsift.stages.image_headers import ImageFormat, png_chunks
+from pairsift.stages.pixels.headers import ImageFormat, png_chunks
 
 MAX_SCANS = 64  # of a JPEG; encoders write 10 or so, and no sensible script for three components needs 64
 MAX_TEXT = 16 * 2**20  # bytes of inflated text in a PNG

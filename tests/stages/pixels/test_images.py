@@ -18,7 +18,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pairsift.stages.fates import Failure
-from pairsift.stages.images import ImageError, ImageOptions, prepare
+from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
 
 MODES = ["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 QUALITY = {"jpg": 95, "png": 4, "webp": 90}

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pairsift.pipeline.demo.photos import load
-from pairsift.stages.fast_images import decode_reduced, shrink
-from pairsift.stages.images import ImageOptions, StoredImage, prepare
+from pairsift.stages.pixels.images import StoredImage, prepare
+from pairsift.stages.pixels.options import ImageOptions
+from pairsift.stages.pixels.reduced import decode_reduced, shrink
 
 MODES = ["border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 

@@ -18,7 +18,7 @@ import pyspng
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
-from pairsift.stages.image_headers import MAX_PNG_CHUNKS, png_chunks
+from pairsift.stages.pixels.headers import MAX_PNG_CHUNKS, png_chunks
 
 Pixels = npt.NDArray[Any]
 

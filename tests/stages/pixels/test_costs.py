@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pairsift.stages.image_costs import MAX_SCANS, MAX_TEXT, too_costly
-from pairsift.stages.image_headers import is_truncated
+from pairsift.stages.pixels.costs import MAX_SCANS, MAX_TEXT, too_costly
+from pairsift.stages.pixels.headers import is_truncated
 
 
 def jpeg(**options: bool) -> bytes:

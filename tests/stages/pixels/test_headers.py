@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairsift.stages.image_headers import header_size, is_truncated, sniff
+from pairsift.stages.pixels.headers import header_size, is_truncated, sniff
 
 SIZE = (53, 31)
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

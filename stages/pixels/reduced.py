@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pairsift.stages.image_headers import Size, jpeg_components
+from pairsift.stages.pixels.headers import Size, jpeg_components
 
 Pixels = npt.NDArray[Any]
 

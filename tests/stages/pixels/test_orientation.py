@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pairsift.stages.images import ImageOptions, prepare
-from pairsift.stages.orientation import orientation, turned, turned_box
+from pairsift.stages.pixels.images import prepare
+from pairsift.stages.pixels.options import ImageOptions
+from pairsift.stages.pixels.orientation import orientation, turned, turned_box
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "avif": "AVIF", "tiff": "TIFF"}
 

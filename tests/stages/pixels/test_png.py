@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairsift.stages import fast_png
-from pairsift.stages.fast_png import decode_png
-from pairsift.stages.images import decode
+from pairsift.stages.pixels.coding import decode
+from pairsift.stages.pixels.png import MAX_PIXELS, decode_png
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DICE = np.random.default_rng(5)
@@ -119,7 +118,7 @@ def test_whatever_is_odd_is_left_to_opencv(name: str) -> None:
 
 def test_larger_images_are_left_to_opencv() -> None:
     width, height = 2048, 1024
-    assert width * height == fast_png.MAX_PIXELS
+    assert width * height == MAX_PIXELS
     assert_same(png(rows_of(width, height), width, height))
     assert decode_png(png(rows_of(width, height + 1), width, height + 1)) is None
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairsift.stages.image_headers import MAX_PNG_CHUNKS, ImageFormat, png_chunks
+from pairsift.stages.pixels.headers import MAX_PNG_CHUNKS, ImageFormat, png_chunks
 
 UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
