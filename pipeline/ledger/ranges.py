@@ -28,20 +28,31 @@ class References:
     files: Numbers
     offsets: Numbers
     lengths: Numbers
+    payloads: frozenset[int] = frozenset()  # which of `uris` we have written
 
     @staticmethod
     def of(table: pa.Table, work: Folder) -> "References":
         """Of a table's image_path, image_offset and image_length, none of them null."""
         paths = pc.dictionary_encode(table["image_path"].combine_chunks())
-        uris = [path if is_remote(path) or path.startswith("/") else work.path(path) for path in paths.dictionary.to_pylist()]
+        names = paths.dictionary.to_pylist()
+        payloads = frozenset(n for n, path in enumerate(names) if not is_remote(path) and not path.startswith("/"))
+        uris = [work.path(path) if n in payloads else path for n, path in enumerate(names)]
         offsets, lengths = (table[name].to_numpy() for name in ("image_offset", "image_length"))
-        return References(uris, paths.indices.to_numpy(), offsets, lengths)
+        return References(uris, paths.indices.to_numpy(), offsets, lengths, payloads)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, rows: slice) -> "References":
-        return References(self.uris, self.files[rows], self.offsets[rows], self.lengths[rows])
+        return References(self.uris, self.files[rows], self.offsets[rows], self.lengths[rows], self.payloads)
+
+    def refuse_zeros(self, zeros: Numbers) -> None:
+        """`zeros`: bool, for each image whether it begins with zeros, which no image of ours does: a disk gives them for what
+        it has lost. Raises OSError where one of a payload does."""
+        for row in np.flatnonzero(zeros):
+            if self.files[row] in self.payloads:
+                where = f"{self.uris[self.files[row]]}: holds zeros at byte {self.offsets[row]:,}, where an image should be"
+                raise OSError(f"{where}: the file is damaged; `pairsift check` says what to do")
 
 
 def read_into(references: References, places: Sequence[memoryview]) -> None:

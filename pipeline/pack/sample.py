@@ -101,6 +101,8 @@ class Samples:
         self._keys, self._extensions = table["key"].to_pylist(), table["image_format"].to_pylist()
         self._texts = json_texts(table), captions(table)
         lengths = (table["image_length"], *map(pc.binary_length, self._texts))
+        known = pc.is_in(table["image_format"], pa.array(["jpg", "png", "webp"]))  # of others, some begin with zeros
+        self._known = known.to_numpy()
         self._sizes = np.stack([length.to_numpy().astype(np.int64) for length in lengths], axis=1)  # bytes: image, JSON, text
 
     def blocks(self) -> Numbers:
@@ -127,6 +129,9 @@ class Samples:
             view = piece.reshape(-1).data
             places = [_places(view, before[:, member], self._sizes[rows, member]) for member in range(3)]
             read_into(references[rows], places[0])
+            references[rows].refuse_zeros(
+                self._known[rows] & (piece[np.minimum(before[:, 0] + 1, count - 1), :2] == 0).all(axis=1)
+            )
             for column, wanted in zip(texts, places[1:], strict=True):
                 for text, place in zip(column[rows], wanted, strict=True):
                     place[:] = text

@@ -225,6 +225,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("layers/download-*/*/000000003.parquet", cut_short, ": cannot be read: "),
     ("layers/download-*/*/000000003.parquet", emptied, ": cannot be read: "),
     ("payloads/download-*/*/000000003-*.tar", cut_short, ": the file is damaged or was replaced; "),
+    ("payloads/download-*/*/000000003-*.tar", zeroed, ": holds zeros at "),
     ("payloads/download-*/*/000000003-*.tar", Path.unlink, ": images lie in it, and it is missing; "),
     ("generations/00000.json", cut_short, ": damaged: "),
     ("generations/00000.json", zeroed, ": damaged: "),
