@@ -20,6 +20,7 @@ from pairsift.stages import schema, sql
 from pairsift.stages.base import ConfigError, Entry, Filter, Reader, Resources, Selector, Stage
 
 Bundle = tuple[Resources, list["Step"]]
+EMBEDDINGS = ("image_embedding", "text_embedding")  # with whatever `as` puts in front of it
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ class Plan:
         """Whether there are images to pack; a job on metadata alone ends in its fates."""
         return any(schema.IMAGE_PATH.name in layer.columns for layer in self.layers)
 
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The columns of vectors that are written beside the shards: all there are, where `shards.embeddings` asks for them."""
+        if self.config.shards.embeddings is None:
+            return ()
+        return tuple(name for layer in self.layers for name in layer.columns if _is_embedding(layer.schema.field(name)))
+
     def cut_fingerprint(self) -> str:
         """What the output depends on beside the rows: every entry in order, and the shards' shape."""
         parts = [s.layer.name if s.layer else [s.entry.use, s.entry.science()] for s in self.steps]
@@ -107,7 +115,10 @@ def make_plan(config: Config, intake: Layer | None = None) -> Plan:
         if step.layer:
             known |= dict.fromkeys(step.layer.columns, step.layer)
         steps.append(step)
-    return Plan(config, intake, tuple(steps))
+    plan = Plan(config, intake, tuple(steps))
+    if config.shards.embeddings and not plan.embeddings:
+        raise ConfigError(f"shards.embeddings: no stage and no input gives {' or '.join(EMBEDDINGS)}; `embed` does")
+    return plan
 
 
 def intake_layer(reader: Reader) -> Layer:
@@ -116,6 +127,10 @@ def intake_layer(reader: Reader) -> Layer:
     columns = pa.schema([schema.KEY, schema.UID, *given])
     mark = fingerprint(reader.use, reader.version, reader.science(), [[f.name, str(f.type)] for f in given])
     return Layer.of(f"input-{mark}", columns)
+
+
+def _is_embedding(field: pa.Field) -> bool:
+    return field.name.endswith(EMBEDDINGS) and bool(pa.types.is_fixed_size_list(field.type))
 
 
 @contextmanager

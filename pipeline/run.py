@@ -222,7 +222,7 @@ class _Run:
             self._progress.end()
         if packed != expected:
             raise ArithmeticError(f"{packed} of {expected} rows were packed: pairsift has lost count")
-        finish_shards(self._output, tasks)
+        finish_shards(self._plan, tasks)
         for folder in ("", "shards"):  # people look in there
             self._output.sweep(folder)
         return len(todo)

@@ -1,6 +1,7 @@
 """Pack: each shard is an independent task that copies byte ranges.
 
     shards/00000.tar, 00000.parquet, 00000_stats.json, sizes.json    the layout of img2dataset, open_clip and webdataset
+    embeddings/…    on request: see embeddings.py
 
 Row i of a shard's Parquet is sample i of its tar. The same members give the same bytes, so a shard whose digest stands
 in its `_stats.json` is not written again. The stats file comes last: a shard without it is not there.
@@ -24,7 +25,7 @@ from pairsift.pipeline.ledger import tar
 from pairsift.pipeline.ledger.intake import read_generations
 from pairsift.pipeline.ledger.layers import Ledger
 from pairsift.pipeline.ledger.ranges import References
-from pairsift.pipeline.pack import spread
+from pairsift.pipeline.pack import embeddings, spread
 from pairsift.pipeline.pack.places import shard_keys
 from pairsift.pipeline.pack.rows import KEPT, REASONS, gather, packed_columns
 from pairsift.pipeline.pack.shards import ShardTask, shards_to_write
@@ -42,7 +43,7 @@ _ROWS_AT_ONCE = 1024  # whose JSON is held while a tar is written
 def prepared(plan: Plan, tasks: list[ShardTask], check: Callable[[], None]) -> Iterator[list[ShardTask]]:
     """The shards that are to be written; what their tasks need is there while the block lasts. `check` is called now and
     then, and may raise."""
-    todo = shards_to_write(Folder(plan.config.output), tasks)
+    todo = shards_to_write(plan, tasks)
     work = Folder(plan.config.work)
     try:
         if plan.config.shards.shuffle_seed is not None and todo:
@@ -63,11 +64,15 @@ class Packer:
         output, ledger = Folder(self.plan.config.output), Ledger(self.plan.config.work)
         table = self._rows(task, output, ledger)
         output.remove(f"shards/{task.name}_stats.json")
-        _write_tar(output, f"shards/{task.name}.tar", ledger, table.filter(pc.equal(table["status"], KEPT)))
-        public = table.select(packed_columns(self.plan))
+        vectors, packed = self.plan.embeddings, packed_columns(self.plan)
+        samples = table.filter(pc.equal(table["status"], KEPT))
+        _write_tar(output, f"shards/{task.name}.tar", ledger, samples.drop_columns([*vectors]))
+        public = table.select(packed)
         sink = BytesIO()
         pq.write_table(public, sink, compression="zstd", row_group_size=max(1, len(public)))
         output.write(f"shards/{task.name}.parquet", sink.getvalue())
+        if vectors:
+            embeddings.write(output, vectors, task.name, samples, samples.select(packed))
         output.write(f"shards/{task.name}_stats.json", json.dumps(_stats(task, public), indent=4).encode())
         return task.rows
 
@@ -77,7 +82,7 @@ class Packer:
         if shards.shuffle_seed is not None:
             table = _shuffled(spread.take(ledger.work, task.name), ledger, shards.shuffle_seed)
         else:
-            table = gather(self.plan, ledger, _members(output, task))
+            table = gather(self.plan, ledger, _members(output, task), self.plan.embeddings)
         if shards.lists_all:
             return _with_keys(table, pa.array(keys_of_img2dataset(int(task.name), len(table), shards.rows), pa.string()))
         if shards.keys == "source":

@@ -1,5 +1,7 @@
 """Rows with all that a shard holds of them, gathered from the layers of the units that they are in."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,8 +34,9 @@ def json_columns(table: pa.Table) -> list[str]:
     return [name for name in table.column_names if name not in NOT_PACKED]
 
 
-def gather(plan: Plan, ledger: Ledger, rows: pa.Table) -> pa.Table:
-    """The columns that a shard needs of these rows: `ordinal`, by layer all but vectors, `status`, `error_message`.
+def gather(plan: Plan, ledger: Ledger, rows: pa.Table, vectors: Sequence[str] = ()) -> pa.Table:
+    """The columns that a shard needs of these rows: `ordinal`, by layer all but vectors, `status`, `error_message`; of
+    vectors, those that are named.
 
     `rows` has `ordinal`, rising, and the `REASONS`. A row that was not kept has nulls where a layer lacks it. Raises
     OSError where a layer lacks one that was kept.
@@ -43,7 +46,7 @@ def gather(plan: Plan, ledger: Ledger, rows: pa.Table) -> pa.Table:
     units = _units_of(ordinals, read_generations(ledger))
     table = rows.select(["ordinal"])
     for layer in plan.layers:
-        wanted = [c for c in layer.columns if not _is_vector(layer.schema.field(c).type)]
+        wanted = [c for c in layer.columns if c in vectors or not _is_vector(layer.schema.field(c).type)]
         joined = _read(ledger, layer, units, wanted)
         there = joined["ordinal"].to_numpy()
         places = np.searchsorted(there, ordinals)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.ledger.ranges import Numbers
+from pairsift.pipeline.pack import embeddings
 from pairsift.pipeline.pack.rows import KEPT, REASONS, packed_columns
 from pairsift.pipeline.pack.sample import offsets_and_bytes
 from pairsift.pipeline.plan import Plan, fingerprint
@@ -104,19 +105,23 @@ def planned_shards(batches: Iterable[pa.RecordBatch], plan: Plan) -> list[ShardT
     return members.tasks()
 
 
-def shards_to_write(output: Folder, tasks: list[ShardTask]) -> list[ShardTask]:
-    """The tasks whose shard is not there with the same digest."""
+def shards_to_write(plan: Plan, tasks: list[ShardTask]) -> list[ShardTask]:
+    """The tasks whose shard is not there with the same digest and all its files."""
+    output = Folder(plan.config.output)
     there = _digests(output, [task.name for task in tasks])
-    return [task for task in tasks if there.get(task.name) != task.digest]
+    lacking = embeddings.missing(output, plan.embeddings, there)
+    return [task for task in tasks if there.get(task.name) != task.digest or task.name in lacking]
 
 
-def finish_shards(output: Folder, tasks: list[ShardTask]) -> None:
+def finish_shards(plan: Plan, tasks: list[ShardTask]) -> None:
     """Remove shards that the cut no longer has, and write sizes.json."""
+    output = Folder(plan.config.output)
     wanted = {task.name for task in tasks}
     names = sorted(output.names("shards"), key=lambda name: not name.endswith("_stats.json"))  # first what says "done"
     for name in names:
         if _shard_of(name) not in {None, *wanted}:
             output.remove(f"shards/{name}")
+    embeddings.remove_others(output, plan.embeddings, wanted)
     sizes = {f"{task.name}.tar": task.samples for task in tasks}
     output.write("shards/sizes.json", json.dumps(sizes, indent=4).encode())
 
@@ -163,19 +168,30 @@ def _digest_start(plan: Plan) -> bytes:
     seed = plan.config.shards.shuffle_seed
     order: list[dict[str, Any]] = [] if seed is None else [{"shuffle_seed": seed}]
     keys = [] if plan.config.shards.keys == "ordinal" else [plan.config.shards.keys]
-    return fingerprint(FORMAT, [layer.name for layer in plan.layers], packed_columns(plan), *order, *keys).encode()
+    vectors = [plan.embeddings] if plan.embeddings else []
+    return fingerprint(FORMAT, [layer.name for layer in plan.layers], packed_columns(plan), *order, *keys, *vectors).encode()
 
 
 def _regular(batches: Iterable[pa.RecordBatch], rows: int = 1 << 17) -> Iterator[pa.Table]:
-    """Tables of exactly `rows` rows, so that the file's row groups do not depend on how batches came in."""
+    """Tables of exactly `rows` rows, so that the file's row groups do not depend on how batches came in. Nothing is held
+    here of what was given."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
-        waiting.append(batch)
-        count += len(batch)
-        while count >= rows:
-            table = pa.Table.from_batches(waiting, FATES)
-            yield table.slice(0, rows).combine_chunks()
-            waiting, count = table.slice(rows).to_batches(), count - rows
+        start = 0
+        while count + len(batch) - start >= rows:
+            waiting.append(batch.slice(start, rows - count))
+            start, count = start + rows - count, 0
+            yield _whole(waiting)
+        if start < len(batch):
+            waiting.append(batch.slice(start))
+            count += len(batch) - start
     if count:
-        yield pa.Table.from_batches(waiting, FATES).combine_chunks()
+        yield _whole(waiting)
+
+
+def _whole(waiting: list[pa.RecordBatch]) -> pa.Table:
+    """One table of these batches, which are let go."""
+    table = pa.Table.from_batches(waiting, FATES)
+    waiting.clear()
+    return table.combine_chunks()

@@ -77,7 +77,7 @@ def _tables(plan: Plan, ledger: Ledger, numbers: Numbers, check: Callable[[], No
             check()
             rows = pa.table(batch).filter(pc.is_in(batch["shard"].cast(pa.int64()), pa.array(numbers)))
             if len(rows):
-                yield gather(plan, ledger, rows).append_column(_NUMBER, rows["shard"].cast(pa.int64()))
+                yield gather(plan, ledger, rows, plan.embeddings).append_column(_NUMBER, rows["shard"].cast(pa.int64()))
 
 
 def _split(work: Folder, tables: Iterator[pa.Table], firsts: Numbers, path: Callable[[int], str]) -> None:

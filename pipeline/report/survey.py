@@ -129,7 +129,7 @@ def _look_at_layer(found: StepSurvey, step: Step, held: Held, waiting: int, repo
 def _look_at_shards(cut: Cut, plan: Plan) -> ShardSurvey:
     output = Folder(plan.config.output)
     tasks = planned_shards((fates for fates, _ in cut.fates(plan.config.shards)), plan)
-    todo = shards_to_write(output, tasks)
+    todo = shards_to_write(plan, tasks)
     there = {name.removesuffix("_stats.json") for name in output.names("shards") if name.endswith("_stats.json")}
     layer = plan.layer_of(schema.IMAGE_LENGTH.name)
     held = cut.held(layer)

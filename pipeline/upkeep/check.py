@@ -21,6 +21,7 @@ from pairsift.pipeline.control.lock import hold, holder
 from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.report.progress import Silent
 from pairsift.pipeline.upkeep import tables
+from pairsift.pipeline.upkeep.check_embeddings import with_embeddings
 from pairsift.pipeline.upkeep.check_shards import Expected, ShardCheck, uid_sum
 from pairsift.pipeline.upkeep.check_work import UnitCheck, read_all_generations, unit_checks
 from pairsift.pipeline.upkeep.problems import Findings, Problem, reason, spread
@@ -147,7 +148,8 @@ def _look_at_output(output: Folder, names: set[str], found: Findings, tasks: _Ta
             found.add(shards.path(f"{name}.tar"), "fates.parquet names no such shard", "run again: it is removed")
         there = [name for name in there if name in expected]
     config = (cut or {}).get("config") or {}
-    tasks.shards += _shard_checks(shards, there, found, expected or {}, config)
+    checks = _shard_checks(shards, there, found, expected or {}, config)
+    tasks.shards += with_embeddings(output, checks, found)
     if work:
         _look_at_work(Folder(work), found, tasks)
 

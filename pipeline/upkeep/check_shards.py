@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pairsift.pipeline.pack.sample import plain
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.archives import IMAGE_FORMATS, DamagedTarError, Member, image_fault, walk
+from pairsift.pipeline.upkeep.check_embeddings import look_at_embeddings
 from pairsift.pipeline.upkeep.problems import Findings, reason
 from pairsift.stages.fates import Status
 from pairsift.stages.storage import Folder
@@ -40,6 +41,7 @@ class ShardCheck:
     fates: Expected | None  # None where there are no fates
     images_are_ours: bool  # else a broken image may have been broken at its source
     bodies_as_they_came: bool  # `sha256` is the hash of the stored bytes
+    embeddings: tuple[str, ...] = ()  # files with vectors of its samples, relative to the output
 
     def __call__(self) -> Findings:
         found = Findings()
@@ -52,6 +54,8 @@ class ShardCheck:
         samples = None if ".tar" in missing else self._samples(found, table, stats)
         if table is not None:
             self._compare(found, table, stats, samples)
+        for file in self.embeddings:
+            look_at_embeddings(found, Folder(self.folder.uri.rpartition("/")[0]), file, table)
         if samples is not None and self.size is not None and samples != self.size:
             path = self.folder.path("sizes.json")
             found.add(path, f"says {self.size:,} samples for {self.name}.tar, which has {samples:,}", *_again(path))

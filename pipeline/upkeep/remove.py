@@ -24,6 +24,7 @@ from pairsift.pipeline.ledger.blocks import Blocks
 from pairsift.pipeline.ledger.intake import Intake, read_generations
 from pairsift.pipeline.ledger.layers import Ledger, Numbers
 from pairsift.pipeline.ledger.tombstones import Tombstones
+from pairsift.pipeline.pack import embeddings
 from pairsift.pipeline.plan import Plan
 from pairsift.pipeline.report.manifest import read_json
 from pairsift.pipeline.report.survey import output_config
@@ -89,6 +90,9 @@ class _Remover:
         for name in removal.shards:
             for suffix in ("_stats.json", ".tar", ".parquet"):  # first what says that it is there
                 self.output.remove(f"shards/{name}{suffix}")
+        for file in embeddings.listed(self.output):
+            if embeddings.shard_of(file) in removal.shards:
+                self.output.remove(file)
         removal.done = True
         return removal
 

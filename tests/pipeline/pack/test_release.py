@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pairsift
-from pairsift.pipeline.ledger import blocks
+from pairsift.pipeline.ledger import copies
 from pairsift.pipeline.pack import release
 from pairsift.stages.base import ConfigError
 
@@ -116,7 +116,7 @@ def test_row_groups_do_not_depend_on_blocks(run: Any, tmp_path: Path, monkeypatc
     run(release={})
     whole = file.read_bytes()
     assert [pq.ParquetFile(file).metadata.row_group(n).num_rows for n in range(2)] == [4, 4]
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(copies, "BLOCK_ROWS", 3)
     run(release={})
     assert file.read_bytes() == whole
 
