@@ -11,13 +11,11 @@ What Ray Data 2.60 does that shapes this file:
 import asyncio
 import logging
 import os
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -26,6 +24,8 @@ from pairsift.pipeline.control.stopping import Stop
 from pairsift.pipeline.ledger.layers import Numbers
 from pairsift.pipeline.plan import Step
 from pairsift.pipeline.runners import UNITS_IN_FLIGHT
+from pairsift.pipeline.runners.services import Services
+from pairsift.pipeline.runners.waiting import LOOK_SECONDS, STOPPED, interruptible
 from pairsift.pipeline.workers.chain import Chain
 from pairsift.pipeline.workers.reports import UnitReport
 from pairsift.pipeline.workers.span import Span, bundles, with_workers
@@ -47,9 +47,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 _REPORT = TypeAdapter(UnitReport)
 _UNITS_AT_ONCE = 20_000  # units per Dataset: Ray holds some kilobytes for each block that there is or will be
-_LOOK_SECONDS = 0.2  # between two looks whether a stop was asked for
-_LEAVE_SECONDS = 2.0  # for Ray Data to end, where a run ends before all units are done
-_STOPPED, _CONFIG, _SYSTEM = "stopped", "config: ", "system: "  # why a worker gave no report
+_CONFIG, _SYSTEM = "config: ", "system: "  # why a worker gave no report; or STOPPED
 
 
 class Metrics:
@@ -95,7 +93,7 @@ class ChainWorker:
         refused = self._refused or (batch["refused"][0] if "refused" in batch else "")
         table = b""
         if not refused and self._fence and self._fence.asked_to_stop:
-            refused = _STOPPED
+            refused = STOPPED
         if not refused:
             passed = _unpack(number, batch["table"][0]) if "table" in batch else None
             try:
@@ -128,30 +126,6 @@ def _unpack(number: int, data: bytes) -> Unit:
     return Unit(number, table.drop_columns(["__alive"]), alive)
 
 
-class Services:
-    """Ray's raylet and GCS, where this process has started them. Ray ends a driver that has lost them, without a word: at once,
-    or after a minute."""
-
-    def __init__(self) -> None:
-        """None are known where the system has no /proc."""
-        children = [pid for thread in Path("/proc/self/task").glob("*/children") for pid in thread.read_text().split()]
-        self._programs = {pid: name for pid in children if (name := _program(pid)) in ("raylet", "gcs_server")}
-
-    def check(self) -> None:
-        """Raises OSError where one has died."""
-        for pid, name in self._programs.items():
-            if _program(pid) != name:
-                raise OSError(f"Ray's {name} (process {pid}) has died: was it killed, or memory short? What is done is kept")
-
-
-def _program(pid: str) -> str | None:
-    """The name of the program that a process runs; None once it has ended."""
-    try:
-        return os.path.basename(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")) or None
-    except OSError:
-        return None
-
-
 class RayRunner:
     """Actor pools on Ray Data; one-off tasks on Ray itself."""
 
@@ -162,9 +136,9 @@ class RayRunner:
         with stop.calling(span.fence.ask_to_stop) if span.fence else nullcontext():
             for start in range(0, len(units), _UNITS_AT_ONCE):
                 dataset = self._dataset(span, units[start : start + _UNITS_AT_ONCE])
-                with closing(_interruptible(dataset.iter_rows(), stop, self._services)) as rows:
+                with closing(interruptible(dataset.iter_rows(), stop, self._services)) as rows:
                     for row in rows:
-                        if row["refused"] == _STOPPED:
+                        if row["refused"] == STOPPED:
                             continue
                         if row["refused"]:
                             raise _error(row["refused"])
@@ -196,7 +170,7 @@ class RayRunner:
         running = [remote.remote(shared_function, item) for _, item in zip(range(most), shared, strict=False)]
         while running and not stop.grace_is_over:
             self._services.check()
-            done, running = ray.wait(running, num_returns=1, timeout=_LOOK_SECONDS)
+            done, running = ray.wait(running, num_returns=1, timeout=LOOK_SECONDS)
             if not stop.asked:
                 running += [remote.remote(shared_function, item) for _, item in zip(done, shared, strict=False)]
             yield from _results(done)
@@ -211,43 +185,6 @@ def _results(done: list[Any]) -> list[Any]:
             raise error.cause from None
         raise
     return results
-
-
-def _interruptible(rows: Iterable[dict[str, Any]], stop: Stop, services: Services) -> Generator[dict[str, Any]]:
-    """The rows as they come, up to the first with a worker's error. Ray Data blocks until it has one, so a thread waits for
-    them, and this one for a stop as well; raises Interrupted some seconds after it was asked for."""
-    came: queue.SimpleQueue[tuple[dict[str, Any] | None, BaseException | None]] = queue.SimpleQueue()
-    left = threading.Event()
-
-    def wait() -> None:
-        try:
-            with closing(cast("Generator[dict[str, Any]]", iter(rows))) as given:
-                for row in given:
-                    came.put((row, None))
-                    if left.is_set() or row["refused"] not in ("", _STOPPED):
-                        break
-            came.put((None, None))
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates
-            came.put((None, error))
-
-    thread = threading.Thread(target=wait, name="ray-data", daemon=True)
-    thread.start()
-    try:
-        while not stop.grace_is_over:
-            services.check()
-            try:
-                row, error = came.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                continue
-            if error is not None:
-                raise error
-            if row is None:
-                break
-            yield row
-    finally:  # Ray crashes where it is shut down while the thread still tells it how much was read
-        left.set()
-        thread.join(_LEAVE_SECONDS)
-    stop.check()
 
 
 def _error(refused: str) -> Exception:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pairsift.pipeline.control.stopping import Interrupted, Stop
-from pairsift.pipeline.runners.ray import Services, _interruptible
+from pairsift.pipeline.runners.services import Services
+from pairsift.pipeline.runners.waiting import interruptible
 
 
 class Rows:
@@ -38,13 +39,13 @@ class Rows:
 
 def test_all_rows_come() -> None:
     rows = Rows("", "stopped", "")
-    assert [row["refused"] for row in _interruptible(rows, Stop(), Services())] == ["", "stopped", ""]
+    assert [row["refused"] for row in interruptible(rows, Stop(), Services())] == ["", "stopped", ""]
     assert rows.ended_by is not None
 
 
 def test_nothing_is_read_behind_an_error() -> None:
     rows = Rows("", "system: the disk is full", "", "")
-    reader = _interruptible(rows, Stop(), Services())
+    reader = interruptible(rows, Stop(), Services())
     assert [next(reader)["refused"], next(reader)["refused"]] == ["", "system: the disk is full"]
     reader.close()
     assert rows.given == 2
@@ -54,7 +55,7 @@ def test_nothing_is_read_behind_an_error() -> None:
 
 def test_who_leaves_early_waits_for_the_end() -> None:
     rows = Rows(*[""] * 1000, seconds=0.01)
-    reader = _interruptible(rows, Stop(), Services())
+    reader = interruptible(rows, Stop(), Services())
     next(reader)
     reader.close()
     assert rows.given < 1000
@@ -68,7 +69,7 @@ def test_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     stop.ask("enough")
     began = time.monotonic()
     with pytest.raises(Interrupted, match="enough"):
-        list(_interruptible(Rows("", seconds=8), stop, Services()))
+        list(interruptible(Rows("", seconds=8), stop, Services()))
     assert time.monotonic() - began < 5
 
 
