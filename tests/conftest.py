@@ -201,3 +201,26 @@ def ray_session() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def tiny_wordnet(tmp_path: Path) -> Path:
+    """A dictionary in WordNet's files, with a dozen lemmas. Some offsets are WordNet 3.0's."""
+    folder = tmp_path / "wordnet"
+    folder.mkdir()
+    entries = {
+        "noun": "dog:2084071,10114209 glass:3438257 man:10287213 men:42 axis:6 ax:7 puppy:8 running:9 s:10 bark:2084071",
+        "verb": "dog:2001858 run:1926311 bark:2084072 puppy:1",
+        "adj": "big:1382086 running:11",
+        "adv": "quickly:85811",
+    }
+    irregular = {"noun": "axes ax axis\ngeese goose\nmans\n", "verb": "ran run\n", "adj": "bigger big\n", "adv": "best well\n"}
+    for part, text in entries.items():
+        lines = ["  1 This is where the licence stands.  "]
+        for entry in text.split():
+            lemma, _, offsets = entry.partition(":")
+            found = [f"{int(offset):08}" for offset in offsets.split(",")]
+            lines.append(f"{lemma} {part[0]} {len(found)} 2 @ ~ {len(found)} 1 {' '.join(found)}  ")
+        (folder / f"index.{part}").write_text("\n".join(lines) + "\n")
+        (folder / f"{part}.exc").write_text(irregular[part])
+    return folder

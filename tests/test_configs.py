@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,6 +28,8 @@ _SAMPLE = {
     "punsafe": 0.1,
     "pwatermark": 0.1,
     "sha256": "0" * 64,
+    "status": "success",
+    "key": "000000000",
 }
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -37,13 +40,15 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_loads_and_plans(
-    path: Path, tmp_path: Path, tiny_clip: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, tiny_clip: Callable[[int], str], tiny_wordnet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config = load_config(
-        path, [f"input.path={_small_input(written['input'], tmp_path)}", *_small_files(written, tiny_clip, tmp_path)]
-    )
+    small = {"model": tiny_clip(0), "wordnet": str(tiny_wordnet), **_small_files(tmp_path)}
+    changes = [f"input.{name}={value}" for name, value in _small_input(written["input"], tmp_path).items()]
+    for i, item in enumerate(written["stages"]):
+        changes += [f"stages.{i}.{name}={value}" for name, value in small.items() if item.get(name, "embedded") != "embedded"]
+    config = load_config(path, changes)
     assert [entry.use for entry in config.stages] == [item["use"] for item in written["stages"]]
     assert Path(config.output).is_absolute()
     plan = make_plan(config)
@@ -52,28 +57,30 @@ def test_it_loads_and_plans(
     assert make_plan(again).cut_fingerprint() == plan.cut_fingerprint()
 
 
-def _small_input(entry: dict[str, Any], folder: Path) -> str:
-    """A file of one row with the columns that the input names."""
-    if entry["use"] == "read.webdataset":
+def _small_input(entry: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Files of one row with the columns that the input names, and the parameters that say where they are."""
+    if entry["use"] in ("read.webdataset", "read.img2dataset"):
         with tarfile.open(folder / "0.tar", "w") as tar:
-            for name, data in (("0.jpg", b"\xff\xd8"), ("0.json", json.dumps(_SAMPLE).encode())):
+            for name, data in (("000000000.jpg", b"\xff\xd8"), ("000000000.json", json.dumps(_SAMPLE).encode())):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-        return str(folder / "0.tar")
+        pq.write_table(pa.Table.from_pylist([_SAMPLE]), folder / "0.parquet")
+        return {"path": str(folder / "0.tar")}
     names = (entry.get("columns") or {"url": "url", "caption": "caption"}).values()
     columns = [*names, *(entry.get("extra") or [])]
     pq.write_table(pa.table({name: [_SAMPLE.get(name.lower(), "x")] for name in columns}), folder / "urls.parquet")
-    return str(folder / "urls.parquet")
+    vectors: dict[str, Any] = {name: np.eye(1, 8, dtype=np.float16) for name in (entry.get("vectors") or {}).values()}
+    np.savez(folder / "urls.npz", **vectors)
+    found = {"path": str(folder / "urls.parquet")}
+    return found | {"folder": str(folder)} if "folder" in entry else found
 
 
-def _small_files(written: dict[str, Any], tiny_clip: Callable[[int], str], folder: Path) -> list[str]:
-    """Overrides that put something tiny in place of checkpoints and lists, which would have to be fetched."""
-    (folder / "queries.json").write_text('["cat", "dog"]')
-    found = []
-    for i, item in enumerate(written["stages"]):
-        if item["use"] == "embed" and item["model"] != "embedded":
-            found.append(f"stages.{i}.model={tiny_clip(0)}")
-        if item["use"] == "text.entries":
-            found.append(f"stages.{i}.path={folder / 'queries.json'}")
-    return found
+def _small_files(folder: Path) -> dict[str, str]:
+    """Parameters of stages that name a file which would have to be fetched, and something tiny in its place."""
+    files = {"path": "list.json", "centroids": "centroids.npy", "listed": "listed.txt", "synsets": "synsets.txt"}
+    (folder / files["path"]).write_text(json.dumps(["0" * 32]))  # a query, a domain, an md5
+    np.save(folder / files["centroids"], np.eye(3, 8, dtype=np.float32))
+    (folder / files["listed"]).write_text("1\n")
+    (folder / files["synsets"]).write_text("n02084071\n")
+    return {name: str(folder / file) for name, file in files.items()}

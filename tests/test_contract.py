@@ -24,7 +24,7 @@ import pytest
 
 from pairsift.pipeline.config import build_entry, catalog, resolve
 from pairsift.stages import schema, sql
-from pairsift.stages.base import Entry, Filter, Reader, Selector, Stage
+from pairsift.stages.base import Entry, Filter, Finder, Reader, Scratch, Selector, Stage
 from pairsift.stages.fates import Failure
 
 USES = catalog()
@@ -38,6 +38,7 @@ class World:
     photos: dict[str, bytes]
     web: Any
     tiny_clip: Callable[[int], str]
+    tiny_wordnet: Path
 
 
 @dataclass
@@ -121,10 +122,23 @@ def _head(world: World) -> Example:
     return Example({"weights": str(path)}, {"image_embedding": _vectors()})
 
 
+def _nearest(world: World) -> Example:
+    np.save(world.folder / "centroids.npy", np.random.default_rng(1).normal(size=(30, 8)).astype(np.float32))
+    (world.folder / "listed.txt").write_text("".join(f"{n}\n" for n in range(15)))
+    parameters = {"centroids": str(world.folder / "centroids.npy"), "listed": str(world.folder / "listed.txt")}
+    return Example(parameters, {"image_embedding": _vectors()})
+
+
 def _zero_shot(world: World) -> Example:
     path = world.folder / "labels.npz"
     np.savez(path, names=np.array(["cat", "dog"]), vectors=np.eye(2, 8, dtype=np.float32))
     return Example({"labels": str(path)}, {"image_embedding": _vectors()})
+
+
+def _semantic(world: World) -> Example:
+    vectors = np.random.default_rng(0).normal(size=(200, 3))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), 3)
+    return Example({"clusters": 5}, {"image_embedding": column})
 
 
 def _where(world: World) -> Example:
@@ -183,13 +197,34 @@ def _url_parts(world: World) -> Example:
     return Example({}, {"url": [None if host is None else f"http://{host}/1.jpg" for host in _hosts()] + ["http://["]})
 
 
+def _wordnet(world: World) -> Example:
+    (world.folder / "synsets.txt").write_text("n02084071\n")
+    parameters = {"wordnet": str(world.tiny_wordnet), "synsets": str(world.folder / "synsets.txt")}
+    return Example(parameters, {"caption": [*_captions(), "two dogs", "a dogged man"]})
+
+
 def _tokens(world: World) -> Example:
     return Example({"tokenizer": world.tiny_clip(0)}, {"caption": _captions()})
 
 
-def _image_statistics(world: World) -> Example:
+def _images(world: World) -> pa.Array:
     images = [world.photos["coffee.jpg"], b"damaged", None, world.photos["moon.jpg"], world.photos["coffee.jpg"][:2000]]
-    return Example({"side": 64}, {"image": pa.array(images, pa.large_binary())})
+    return pa.array(images, pa.large_binary())
+
+
+def _image_statistics(world: World) -> Example:
+    return Example({"side": 64}, {"image": _images(world)})
+
+
+def _phash(world: World) -> Example:
+    return Example({}, {"image": _images(world)})
+
+
+def _perceptual(world: World) -> Example:
+    hashes = np.random.default_rng(0).integers(0, 2**64, (100, 4), dtype=np.uint64)
+    near = hashes ^ np.uint64(0b101)
+    texts = [None, *(row.tobytes().hex() for row in np.concatenate([hashes[:99], near]))]
+    return Example({"best": ["width"]}, {"phash": texts, "width": np.arange(200) % 7})
 
 
 def _groups() -> dict[str, Any]:
@@ -218,16 +253,20 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "embed": _embed,
     "score.aesthetic": _head,
     "score.clip_similarity": _clip_similarity,
+    "score.nearest": _nearest,
     "score.nsfw": _head,
     "score.zero_shot": _zero_shot,
     "filter.where": _where,
     "dedup.exact": _exact,
+    "dedup.perceptual": _perceptual,
+    "dedup.semantic": _semantic,
     "select.top_fraction": _top_fraction,
     "select.balance": _of_groups({"per_entry": 5}, "uid", "entries"),
     "select.cap": _of_groups({"per": ["caption"], "rows": 2, "best": "score"}, "caption", "score"),
     "select.frequent": _of_groups({"per": ["caption"], "distinct": ["url"], "most": 3}, "caption", "url"),
     "select.rare_words": _of_groups({"vocabulary": 10}, "caption"),
     "select.sample": _of_groups({"fraction": 0.5}, "uid"),
+    "image.phash": _phash,
     "image.statistics": _image_statistics,
     "text.entries": _entries,
     "text.language": _language,
@@ -235,12 +274,13 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "text.statistics": _text_statistics,
     "text.tokens": _tokens,
     "text.url_parts": _url_parts,
+    "text.wordnet": _wordnet,
 }
 
 
 @pytest.fixture
-def world(tmp_path: Path, photos: dict[str, bytes], web: Any, tiny_clip: Callable[[int], str]) -> World:
-    return World(tmp_path, photos, web, tiny_clip)
+def world(tmp_path: Path, photos: dict[str, bytes], web: Any, tiny_clip: Callable[[int], str], tiny_wordnet: Path) -> World:
+    return World(tmp_path, photos, web, tiny_clip, tiny_wordnet)
 
 
 def uses(kind: type[Entry]) -> Any:
@@ -417,20 +457,24 @@ def test_a_selector_can_be_run_on_hash_partitions(use: str, world: World) -> Non
     assert {*selector.reads(), "ordinal", "generation"} == set(rows.column_names)
     for key in selector.key():
         sql.typecheck(key, rows.schema)
-    everything = taken_out(selector, rows)
+    everything = taken_out(selector, rows, world.folder)
     assert 0 < len(everything) < len(rows), "the example has rows of both kinds"
     assert len({ordinal for ordinal, _, _ in everything}) == len(everything)
     if selector.key():
         keyed = ", ".join(selector.key())
         parts = duckdb.sql(f"SELECT *, hash({keyed}) % 5 AS part FROM rows").to_arrow_table()
-        found = [taken_out(selector, parts.filter(pc.equal(parts["part"], n))) for n in range(5)]
+        found = [taken_out(selector, parts.filter(pc.equal(parts["part"], n)), world.folder) for n in range(5)]
         assert sorted(row for part in found for row in part) == everything
-    assert taken_out(selector, rows.take(pa.array(np.random.default_rng(2).permutation(len(rows))))) == everything
+    mixed = rows.take(pa.array(np.random.default_rng(2).permutation(len(rows))))
+    assert taken_out(selector, mixed, world.folder) == everything
 
 
-def taken_out(selector: Selector, rows: pa.Table) -> list[tuple[int, int | None, float | None]]:
+def taken_out(selector: Selector, rows: pa.Table, folder: Path) -> list[tuple[int, int | None, float | None]]:
     """(ordinal, duplicate_of, score), by ordinal."""
     with duckdb.connect() as connection:
-        connection.register("rows", rows)
+        if isinstance(selector, Finder):
+            connection.register("found", selector.find(rows.to_reader(50), Scratch(str(folder), 1 << 24)))
+        else:
+            connection.register("rows", rows)
         query = f"SELECT ordinal::BIGINT, duplicate_of::BIGINT, score::DOUBLE FROM ({selector.reduce()})"
         return sorted(connection.execute(query).fetchall())

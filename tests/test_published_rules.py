@@ -160,9 +160,16 @@ def metadata() -> pa.Table:
     )
 
 
+def image_vectors() -> Any:
+    """(ROWS, 16) unit vectors in float16, as DataComp's .npz files have them."""
+    vectors = np.random.default_rng(3).normal(size=(ROWS, 16))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
 class Pool(NamedTuple):
     folder: Path
     table: pa.Table
+    vectors: Any
 
     def column(self, name: str) -> list[Any]:
         values: list[Any] = self.table[name].to_pylist()
@@ -172,11 +179,13 @@ class Pool(NamedTuple):
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     folder = tmp_path_factory.mktemp("pool")
-    table = metadata()
+    table, vectors = metadata(), image_vectors()
     (folder / "metadata").mkdir()
     for n in range(4):
-        pq.write_table(table.slice(n * ROWS // 4, ROWS // 4), folder / "metadata" / f"{n:04}.parquet")
-    return Pool(folder, table)
+        start, stop = n * ROWS // 4, (n + 1) * ROWS // 4
+        pq.write_table(table.slice(start, stop - start), folder / "metadata" / f"{n:04}.parquet")
+        np.savez(folder / "metadata" / f"{n:04}.npz", l14_img=vectors[start:stop])
+    return Pool(folder, table, vectors)
 
 
 @pytest.fixture
@@ -184,13 +193,17 @@ def kept(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., set[str]]
     """uids that a shipped config keeps of the pool."""
     monkeypatch.chdir(pool.folder)
 
-    def run(name: str, *overrides: str) -> set[str]:
+    def run(name: str, *overrides: str, rows: int = ROWS) -> set[str]:
         folder = pool.folder / f"{name}{len(os.listdir(pool.folder))}"
         results = pairsift.run(ROOT / "configs" / f"{name}.yaml", overrides=[f"output={folder}", *overrides], runner="local")
-        assert results.report["rows"] == ROWS
+        assert results.report["rows"] == rows
         fates = pq.read_table(folder / "fates.parquet", columns=["uid", "status"]).to_pydict()
         assert set(fates["status"]) <= {"success", "rejected", "duplicate"}
-        return {uid for uid, status in zip(fates["uid"], fates["status"], strict=True) if status == "success"}
+        uids = {uid for uid, status in zip(fates["uid"], fates["status"], strict=True) if status == "success"}
+        if name.startswith("datacomp"):
+            halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in sorted(uids)]
+            assert np.load(folder / "release" / "subset.npy").tolist() == halves
+        return uids
 
     return run
 
@@ -254,6 +267,55 @@ def test_datacomp_laion2b(pool: Pool, kept: Any) -> None:
     expected = {uid for uid, text in likely if languages[text] == "en"}
     assert kept("datacomp-laion2b") == expected
     assert 10_000 < len(expected) < 100_000
+
+
+def test_datacomp_text_based(
+    pool: Pool, kept: Any, fasttext_languages: list[str | None], tiny_wordnet: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ids.txt").write_text("n02084071\nn03438257\n")
+    words = {"dog", "dogs"}  # the captions' only words of those two synsets
+    named = [not words.isdisjoint((text or "").lower().split()) for text in pool.column("text")]
+    english = np.array(fasttext_languages) == "en"
+    expected = {uid for uid, keep in zip(pool.column("uid"), english & named, strict=True) if keep}
+    assert (
+        kept("datacomp-text-based", f"stages.0.wordnet={tiny_wordnet}", f"stages.0.synsets={tmp_path / 'ids.txt'}") == expected
+    )
+    assert 3_000 < len(expected) < 100_000
+
+
+@pytest.mark.parametrize("name", ["datacomp-image-based", "datacomp-image-based-clip"])
+def test_datacomp_image_based(pool: Pool, kept: Any, fasttext_languages: list[str | None], tmp_path: Path, name: str) -> None:
+    rng = np.random.default_rng(4)
+    centroids = (rng.normal(size=(300, 16)) * 0.2).astype(np.float32)
+    listed = rng.choice(300, 120, replace=False)
+    np.save(tmp_path / "centroids.npy", centroids)
+    (tmp_path / "listed.txt").write_text("\n".join(map(str, listed.tolist())))
+
+    products = pool.vectors.astype(np.float64) @ centroids.T.astype(np.float64)
+    two = np.partition(products, -2, axis=1)[:, -2:]
+    rules = np.isin(products.argmax(axis=1), listed) & (np.array(fasttext_languages) == "en")
+    # fastText's tokens: a line feed is one, whatever stands beside it.
+    rules &= [len(text or "") > 5 and len(tokens(text or "")) > 1 for text in pool.column("text")]
+    if name.endswith("clip"):
+        scores = pool.table["clip_l14_similarity_score"].to_numpy()
+        rules &= scores >= -np.sort(-scores)[int(ROWS * 0.3)]
+    uids = np.array(pool.column("uid"))
+    sure = set(uids[two[:, 1] - two[:, 0] > 1e-5].tolist())  # which one is nearer is not left to rounding
+    stage = 4 if name.endswith("clip") else 3
+    files = [f"stages.{stage}.centroids={tmp_path / 'centroids.npy'}", f"stages.{stage}.listed={tmp_path / 'listed.txt'}"]
+    rows = ROWS
+    if name == "datacomp-image-based":  # a quarter will do: the other has the same rules
+        rows, files = ROWS // 4, [*files, "input.path=metadata/0000.parquet"]
+    assert kept(name, *files, rows=rows) & sure == set(uids[:rows][rules[:rows]].tolist()) & sure
+    assert len(sure) > 0.999 * ROWS
+    assert 3_000 < rules[:rows].sum() < 100_000
+
+
+def tokens(text: str) -> list[str]:
+    """As fastText's `tokenize` splits a text."""
+    for space in "\r\t\v\f\0":
+        text = text.replace(space, " ")
+    return [token for token in text.replace("\n", " </s> ").split(" ") if token]
 
 
 @pytest.mark.parametrize(("name", "once_per"), [("laion400m", ("url", "text")), ("laion2b-en", ("url",))])

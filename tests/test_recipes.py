@@ -1,6 +1,7 @@
 """Every recipe, run on a few rows that each of its rules has something to say about. Those on DataComp's metadata are in
 test_published_rules.py; that all configs can be loaded and planned is in test_configs.py."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -26,17 +27,21 @@ Row = tuple[str | None, str | None]
 def run(tmp_path: Path, tiny_clip: Callable[[int], str]) -> Callable[..., list[str]]:
     """The fates of a recipe's rows, in order: the rule that rejected each, its failure code, or its status."""
 
-    def go(name: str, path: Path, *overrides: str) -> list[str]:
+    def go(name: str, path: Path, *overrides: str, output: str = "") -> list[str]:
         stages = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["stages"]
         changes = [f"input.path={path}", f"output={tmp_path / 'out'}", *overrides]
         for n, stage in enumerate(stages):
             changes += [f"stages.{n}.allow_private_addresses=true"] * (stage["use"] == "download")
             changes += [f"stages.{n}.model={tiny_clip(0)}"] * (stage["use"] == "embed")
         pairsift.run(CONFIGS / f"{name}.yaml", overrides=changes, runner="local")
-        fates = pq.read_table(tmp_path / "out" / "fates.parquet").to_pylist()
-        return [fate["rejected_by"] or fate["code"] or fate["status"] for fate in fates]
+        return fates_of(tmp_path / "out" / output)
 
     return go
+
+
+def fates_of(output: Path) -> list[str]:
+    fates = pq.read_table(output / "fates.parquet").to_pylist()
+    return [fate["rejected_by"] or fate["code"] or fate["status"] for fate in fates]
 
 
 @pytest.fixture
@@ -69,6 +74,38 @@ def test_laion(run: Any, listed: Any, web: Any, name: str, pairs: str) -> None:
     found = run(name, listed(rows), f"stages.{similarity}.keep=clip_similarity >= -1")
     second = "success" if name == "laion400m" else "duplicate url"
     assert found == ["success", f"duplicate {pairs}", second, "URL", "URL", "caption", "English", "http_404"]
+
+
+def test_laion2b_multi(run: Any, listed: Any, web: Any, tmp_path: Path) -> None:
+    rows: list[Row] = [
+        (web.url("coffee.jpg"), "eine Tasse Kaffee auf einem alten Tisch aus Holz am Morgen"),
+        (web.url("rocket.jpg"), "iPhone 12 Pro"),
+        (web.url("moon.jpg"), ENGLISH),
+        (web.url("coffee.jpg"), "une tasse de café sur une vieille table en bois"),
+        (web.url("none.jpg"), "海滩上两只狗的照片和很好的天气"),
+    ]
+    multi = run("laion2b-multi", listed(rows), "stages.8.keep=clip_similarity >= -1", output="multi")
+    nolang = fates_of(tmp_path / "out" / "nolang")
+    assert multi == ["success", "output multi", "not English", "duplicate url", "http_404"]
+    assert nolang == ["output nolang", "success", "not English", "duplicate url", "http_404"]
+
+
+def test_relaion_safe(run: Any, listed: Any, tmp_path: Path) -> None:
+    names = ("URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "hash", "punsafe", "pwatermark")
+    rows = [
+        ("http://a.example/1.jpg", "kept", 600, 400, 0.3, -7, 0.45, 0.9),
+        ("http://a.example/2.jpg", "unsafe", 600, 400, 0.3, 2, 0.46, 0.1),
+        ("http://a.example/3.jpg", "not known", 600, 400, 0.3, 3, None, 0.1),
+        ("http://x.bad.example/4.jpg", "domain", 600, 400, 0.3, 4, 0.1, 0.1),
+        ("http://a.example/5.jpg", "link", 600, 400, 0.3, 5, 0.1, 0.1),
+    ]
+    (tmp_path / "domains.txt").write_text("bad.example\n")
+    (tmp_path / "md5.txt").write_text(hashlib.md5(rows[4][0].encode()).hexdigest() + "\n")
+    files = [f"stages.2.path={tmp_path / 'domains.txt'}", f"stages.4.path={tmp_path / 'md5.txt'}"]
+    found = run("relaion-safe", listed(rows, names), *files)
+    assert found == ["success", "unsafe", "unsafe", "listed domain", "listed link"]
+    released = pq.read_table(tmp_path / "out" / "release" / "00000.parquet").to_pylist()
+    assert released == [pytest.approx(dict(zip(names, rows[0], strict=True)))]
 
 
 def test_laion_aesthetic(run: Any, listed: Any, web: Any) -> None:
@@ -177,14 +214,64 @@ def test_filter_existing_webdataset(run: Any, dataset: tuple[Path, dict[str, byt
     assert found == ["success", "similarity >= 0.28", "size", "caption", "caption", "success"] * 2
 
 
+def test_rescore_existing(run: Any, dataset: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    old = ["success", "old score", "success", "success", "success", "success"]
+    assert run("rescore-existing", dataset[0], "stages.3.keep=l14_clip_similarity >= -1") == old * 2
+    members = members_of(tmp_path / "out")
+    assert {members[f"{key}.txt"].decode(): members[f"{key}.jpg"] for key in keys_of(members)} == {
+        caption: data for caption, data in dataset[1].items() if caption != "a dog in the snow"
+    }
+    assert "000000000" in keys_of(members), "samples keep their names"
+    facts = json.loads(members["000000000.json"])
+    assert facts["similarity"] == 0.30
+    assert -1 <= facts["l14_clip_similarity"] <= 1
+
+
+def test_dfn(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    samples = [(f"{n:032x}", caption, n) for n, caption in enumerate(["a cup", "a rocket", "a wall", "the moon"] * 5)]
+    with tarfile.open(tmp_path / "pool" / "00000.tar", "w") as tar:
+        for _, caption, n in samples:
+            for name, data in (("jpg", jpeg(60, 40, seed=n)), ("txt", caption.encode()), ("json", b"{}")):
+                info = tarfile.TarInfo(f"{n:09}.{name}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    rows = [{"key": f"{n:09}", "status": "success", "url": "http://a", "caption": text, "uid": uid} for uid, text, n in samples]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool" / "00000.parquet")
+    found = run("dfn", tmp_path / "pool")
+    kept = [n for n, fate in enumerate(found) if fate == "success"]
+    assert len(kept) == 4  # of 20 the one at place 3 is the threshold
+    assert np.load(tmp_path / "out" / "release" / "subset.npy").tolist() == [(0, n) for n in kept]
+
+
+def test_capfilt(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
+    for name in ("coffee.jpg", "rocket.jpg"):
+        (tmp_path / name).write_bytes(photos[name])
+    rows = [
+        {"file": "coffee.jpg", "captions": ["IMG_0042", "a cup of coffee"]},
+        {"file": "rocket.jpg", "captions": ["a rocket"]},
+        {"file": "none.jpg", "captions": ["nothing"]},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions.parquet")
+    options = [f"input.folder={tmp_path}", "stages.2.keep=clip_similarity >= -1 AND NOT caption LIKE 'IMG%'"]
+    assert run("capfilt", tmp_path / "captions.parquet", *options) == ["fits", "success", "success", "missing_image"]
+
+
+def members_of(output: Path) -> dict[str, bytes]:
+    """The members of all shards, by name."""
+    found: dict[str, bytes] = {}
+    for shard in sorted((output / "shards").glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            found |= {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    return found
+
+
+def keys_of(members: dict[str, bytes]) -> set[str]:
+    return {name.split(".")[0] for name in members}
+
+
 def test_re_cut(run: Any, dataset: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     assert run("re-cut", dataset[0], "shards.rows=4") == ["success"] * 6 + ["duplicate sha256, caption"] * 6
-    packed: dict[str, bytes] = {}
-    for shard in sorted((tmp_path / "out" / "shards").glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            members = {member.name: tar.extractfile(member) for member in tar}
-        with tarfile.open(shard) as tar:
-            packed |= {name: tar.extractfile(name).read() for name in members}  # type: ignore[union-attr]
-    keys = {name.split(".")[0] for name in packed}
-    assert {packed[f"{key}.txt"].decode(): packed[f"{key}.jpg"] for key in keys} == dataset[1]
+    packed = members_of(tmp_path / "out")
+    assert {packed[f"{key}.txt"].decode(): packed[f"{key}.jpg"] for key in keys_of(packed)} == dataset[1]
     assert json.loads((tmp_path / "out" / "shards" / "sizes.json").read_text()) == {"00000.tar": 4, "00001.tar": 2}
