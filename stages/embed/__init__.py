@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr
 
 from pairsift.stages import schema
 from pairsift.stages.base import OPERATIONAL, Columns, ConfigError, Stage, Transform
-from pairsift.stages.embed import checkpoint, embedded
+from pairsift.stages.embed import checkpoint, embedded, text_tower
 from pairsift.stages.embed.checkpoint import Checkpoint
 from pairsift.stages.embed.feed import Feed, Work
 from pairsift.stages.fates import Failure
@@ -56,6 +56,12 @@ class Embed(Stage):
     revision: Annotated[str | None, OPERATIONAL] = Field(
         None, description="branch, tag or commit on the hub; default: its main branch"
     )
+    text_model: Annotated[str | None, OPERATIONAL] = Field(
+        None,
+        min_length=1,
+        description="a folder with a text tower of its own, in sentence-transformers' layout, such as multilingual CLIP's; the "
+        "images' vectors come of `model`",
+    )
     device: Annotated[str, OPERATIONAL] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
@@ -84,8 +90,10 @@ class Embed(Stage):
 
     def check(self) -> None:
         if not self._is_embedded:
-            self._locate()
+            self._check_text_model(self._locate().dim)
             return
+        if self.text_model is not None:
+            raise ConfigError("embed: text_model goes with a checkpoint, not with `model: embedded`")
         if self.revision is not None:
             raise ConfigError(f"embed: revision {self.revision!r} is for names on the hub, not for `model: embedded`")
         if self.dtype not in ("auto", "float32"):
@@ -98,7 +106,8 @@ class Embed(Stage):
             return embedded.identity()
         found = self._locate()
         self._commit = found.commit
-        return f"{checkpoint.identity(found)} {self._number_format()}"
+        texts = f" {text_tower.locate(self.text_model).identity}" if self.text_model else ""
+        return f"{checkpoint.identity(found)}{texts} {self._number_format()}"
 
     def notice(self) -> str | None:
         return embedded.NOTICE if self._is_embedded else None
@@ -131,10 +140,22 @@ class Embed(Stage):
         device = self._available_device()
         if self._is_embedded:
             return embedded.EmbeddedEncoder(device)
-        from pairsift.stages.embed.dual import DualEncoder
+        from pairsift.stages.embed.variants import encoder_of
 
         folder: Path = checkpoint.fetch(self.model, self._locate())
-        return DualEncoder(folder, device, self._number_format())
+        encoder = encoder_of(folder, device, self._number_format())
+        if self.text_model is None:
+            return encoder
+        from pairsift.stages.embed.text_tower import TextTower, TwoTowers
+
+        return TwoTowers(encoder, TextTower(text_tower.locate(self.text_model), device, self._number_format()))
+
+    def _check_text_model(self, dim: int) -> None:
+        if self.text_model is not None and (found := text_tower.locate(self.text_model).dim) != dim:
+            raise ConfigError(
+                f"embed: text_model {self.text_model!r} gives vectors of {found}, model {self.model!r} of {dim}: they are not "
+                "towers of one space"
+            )
 
     def _number_format(self) -> str:
         """Part of the identity: vectors in float16 and in float32 are not the same to the last bit."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import transformers
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from pairsift.stages.embed.families import FAMILIES, Family, dimension
 # would otherwise be tokenised in full before it is cut.
 _CHARACTERS_PER_TOKEN = 64
 # Text models that count positions from after the padding token's number, as RoBERTa does: so many fewer tokens fit.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "altclip_text_model"}
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "altclip_text_model", "bridgetower_text_model"}
 
 
 class DualEncoder:
@@ -41,6 +42,8 @@ class DualEncoder:
         self.recipe = pixels.recipe(self._processor)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokens = min(_positions(self.model.config), self._tokenizer.model_max_length)
+        # Of models that see the padding: where it is, is the tokenizer's word (SigLIP 2's may have it on the left).
+        self._pads_left = self._family.pad_full and self._tokenizer.padding_side == "left"
         self._most: dict[str, int] = {}  # "images", "texts": the largest batch that the device's memory holds, once known
 
     def _load(self, folder: Path) -> Any:
@@ -54,6 +57,10 @@ class DualEncoder:
         if leaner:
             lean.pack(model)
         return model
+
+    def decode(self, encoded: pa.Buffer | None) -> NDArray[np.uint8] | None:
+        """(height, width, 3); of an animation, the first frame."""
+        return pixels.decode(encoded)
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         """(3, H, W): uint8 where the settings are the usual; else float32, made by the processor itself."""
@@ -93,8 +100,9 @@ class DualEncoder:
         ids = torch.full((len(tokens), length), padding, dtype=torch.long)
         mask = torch.zeros((len(tokens), length), dtype=torch.long)
         for row, one in enumerate(tokens):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
+            first = length - len(one) if self._pads_left else 0
+            ids[row, first : first + len(one)] = torch.tensor(one)
+            mask[row, first : first + len(one)] = 1
         return self._fitting("texts", torch.stack([ids, mask], dim=1), self._texts)
 
     def _images(self, batch: torch.Tensor) -> torch.Tensor:

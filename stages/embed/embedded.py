@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairsift.stages.base import ConfigError
+from pairsift.stages.embed import pixels
 from pairsift.stages.embed.encoder import Floats, Tokens, unit
 
 HEADS_FILE = Path(__file__).with_name("embedded_heads.safetensors")
@@ -152,6 +154,9 @@ class EmbeddedEncoder:
     @property
     def dim(self) -> int:
         return self._heads.dim
+
+    def decode(self, encoded: pa.Buffer | None) -> NDArray[np.uint8] | None:
+        return pixels.decode(encoded)
 
     def prepare(self, image: NDArray[np.uint8]) -> Floats:
         return self._networks.prepare(image)

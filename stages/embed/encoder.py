@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -14,16 +15,20 @@ Tokens = tuple[int, ...]
 class Encoder(Protocol):
     """Images and texts in, unit vectors of one space out. The same input gives the same output.
 
-    `prepare`, `stack` and `tokenize` are called from other threads than the `encode_…`, so that they cost nothing while the
-    model runs.
+    `decode`, `prepare`, `stack` and `tokenize` are called from other threads than the `encode_…`, so that they cost nothing
+    while the model runs.
     """
 
     @property
     def dim(self) -> int:
         """Length of the vectors."""
 
+    def decode(self, encoded: pa.Buffer | None) -> NDArray[np.uint8] | None:
+        """An image's RGB pixels, (height, width, 3), or (frames, height, width, 3); None for what is not an image. May be
+        called from several threads at once, as `prepare` may."""
+
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
-        """One RGB image (height, width, 3), made small. May be called from several threads at once."""
+        """What `decode` gave, made small."""
 
     def stack(self, prepared: Sequence[Prepared]) -> Any:
         """A batch of prepared images in one piece of memory, ready to go to the device."""

@@ -22,6 +22,7 @@ _PROJECTION = ("projection_dim",)
 FAMILIES: Mapping[str, Family] = {
     "clip": Family("CLIPModel", _PROJECTION, 512, causal=True),
     "siglip": Family("SiglipModel", ("vision_config", "hidden_size"), 768, pad_full=True),
+    "siglip2": Family("Siglip2Model", ("vision_config", "hidden_size"), 768, pad_full=True),
     "metaclip_2": Family("MetaClip2Model", _PROJECTION, 512, causal=True),
     "align": Family("AlignModel", _PROJECTION, 640),
     "altclip": Family("AltCLIPModel", _PROJECTION, 768),
@@ -30,6 +31,8 @@ FAMILIES: Mapping[str, Family] = {
     "groupvit": Family("GroupViTModel", _PROJECTION, 256, causal=True),
     "clipseg": Family("CLIPSegModel", _PROJECTION, 512, causal=True),
     "blip": Family("BlipForImageTextRetrieval", ("image_text_hidden_size",), 256),
+    "bridgetower": Family("BridgeTowerForContrastiveLearning", ("contrastive_hidden_size",), 512),
+    "xclip": Family("XCLIPModel", _PROJECTION, 512, causal=True),
     "vision-text-dual-encoder": Family("VisionTextDualEncoderModel", _PROJECTION, 512),
 }
 

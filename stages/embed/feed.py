@@ -16,7 +16,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairsift.stages.embed.encoder import Encoder, Prepared, Tokens
-from pairsift.stages.embed.pixels import decode
 
 _AHEAD = 2  # batches that wait for the model, prepared: some 20 MB at 224 pixels and 64 images
 _NOTHING: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
@@ -48,7 +47,7 @@ class Work:
         self, images: pa.ChunkedArray, encoder: Encoder, batch_size: int, pool: ThreadPoolExecutor
     ) -> Iterator[Step]:
         def prepare(scalar: pa.Scalar) -> Prepared | None:
-            image = decode(scalar.as_buffer())
+            image = encoder.decode(scalar.as_buffer())
             return None if image is None else encoder.prepare(image)
 
         rows: list[int] = []

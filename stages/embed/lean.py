@@ -94,7 +94,8 @@ def pack(model: nn.Module) -> None:
             mlp.fc1, mlp.activation_fn = PackedLinear(mlp.fc1, fused), nn.Identity()
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear:  # torch's own attention reads the weights of its subclass
+            # torch's own attention reads the weights of its subclass, and SigLIP 2 those of its patches
+            if type(layer) is nn.Linear and name != "patch_embedding":
                 setattr(parent, name, PackedLinear(layer))
 
 

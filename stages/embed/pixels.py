@@ -79,7 +79,7 @@ def own_pixels(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(3, H, W) as the processor itself makes them."""
     # The layout is said, never guessed: an image 3 pixels high would be taken for channels.
     prepared = processor(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
-    return np.asarray(prepared, dtype=np.float32)
+    return np.asarray(prepared, dtype=np.float32).reshape(np.shape(prepared)[-3:])  # a video processor's has one frame
 
 
 def _read(processor: Any) -> Recipe:

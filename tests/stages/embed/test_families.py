@@ -15,8 +15,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pairsift.stages.embed import checkpoint, pixels
-from pairsift.stages.embed.dual import DualEncoder
 from pairsift.stages.embed.families import FAMILIES
+from pairsift.stages.embed.variants import encoder_of
 
 LENGTH = 16
 CAPTIONS = ["a photo of a cat", "rocket", "two cats and a rocket on a photo " * 4, "photo photo"]
@@ -47,6 +47,14 @@ def word_text(folder: Path, pad: int) -> dict[str, Any]:
     return {**TEXT, "vocab_size": len(words), "pad_token_id": pad}
 
 
+def letter_text(folder: Path) -> dict[str, Any]:
+    """SigLIP 2's own tokenizer, which pads on the left, with a vocabulary of letters."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = hf.Siglip2Tokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=LENGTH)
+    tokenizer.save_pretrained(folder)
+    return {**TEXT, "vocab_size": len(words), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
 def clip(text: dict[str, Any]) -> tuple[Any, Any]:
     config = hf.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
     return hf.CLIPModel(config), hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
@@ -60,6 +68,30 @@ def metaclip_2(text: dict[str, Any]) -> tuple[Any, Any]:
 def siglip(text: dict[str, Any]) -> tuple[Any, Any]:
     config = hf.SiglipConfig(text_config=text, vision_config=VISION)
     return hf.SiglipModel(config), hf.SiglipImageProcessorPil(size=SIZE)
+
+
+def siglip2(text: dict[str, Any]) -> tuple[Any, Any]:
+    vision = {**LAYERS, "patch_size": 8, "num_patches": 16}
+    config = hf.Siglip2Config(text_config=text, vision_config=vision)
+    return hf.Siglip2Model(config), hf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=24)
+
+
+def xclip(text: dict[str, Any]) -> tuple[Any, Any]:
+    vision = {**VISION, "num_frames": 4, "mit_hidden_size": 32, "mit_intermediate_size": 64, "mit_num_attention_heads": 2}
+    config = hf.XCLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
+    return hf.XCLIPModel(config), hf.VideoMAEImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
+
+
+def bridgetower(text: dict[str, Any]) -> tuple[Any, Any]:
+    text = {**text, "hidden_size": 64, "max_position_embeddings": LENGTH + 2, "type_vocab_size": 1}
+    vision = {"hidden_size": 64, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8}
+    config = hf.BridgeTowerConfig(
+        text_config=text, vision_config=vision, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        contrastive_hidden_size=24, logit_scale_init_value=2.6592,
+    )  # fmt: skip
+    return hf.BridgeTowerForContrastiveLearning(config), hf.BridgeTowerImageProcessorPil(
+        size={"shortest_edge": 32}, size_divisor=8, crop_size={"shortest_edge": 32}
+    )
 
 
 def align(text: dict[str, Any]) -> tuple[Any, Any]:
@@ -116,8 +148,9 @@ def lit(text: dict[str, Any]) -> tuple[Any, Any]:
 
 
 MAKERS: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {
-    "clip": clip, "metaclip_2": metaclip_2, "siglip": siglip, "align": align, "altclip": altclip, "chinese_clip": chinese_clip,
-    "flava": flava, "groupvit": groupvit, "clipseg": clipseg, "blip": blip, "vision-text-dual-encoder": lit,
+    "clip": clip, "metaclip_2": metaclip_2, "siglip": siglip, "siglip2": siglip2, "align": align, "altclip": altclip,
+    "chinese_clip": chinese_clip, "flava": flava, "groupvit": groupvit, "clipseg": clipseg, "xclip": xclip, "blip": blip,
+    "bridgetower": bridgetower,    "vision-text-dual-encoder": lit,
 }  # fmt: skip
 
 
@@ -128,7 +161,14 @@ def made(
     family = request.param
     folder = tmp_path_factory.mktemp(family)
     causal = FAMILIES[family].causal
-    text = causal_text(folder, clip_tokenizer(folder)) if causal else word_text(folder, pad=1 if family == "altclip" else 0)
+    if family == "siglip2":
+        text = letter_text(folder)
+    else:
+        text = (
+            causal_text(folder, clip_tokenizer(folder))
+            if causal
+            else word_text(folder, pad=1 if family in ("altclip", "bridgetower") else 0)
+        )
     torch.manual_seed(0)
     model, processor = MAKERS[family](text)
     with torch.no_grad():
@@ -147,9 +187,23 @@ def theirs(family: str, folder: Path, pictures: list[bytes]) -> tuple[np.ndarray
     texts = hf.AutoTokenizer.from_pretrained(folder)(
         CAPTIONS, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     )
-    if family == "siglip":  # trained without a mask, and its tokenizer gives none
+    if family in ("siglip", "siglip2"):  # trained without a mask, and its tokenizer gives none
         texts.pop("attention_mask", None)
+    if family == "siglip2":
+        with torch.inference_mode():
+            outputs = model(**processor(photos, return_tensors="pt"), **texts)
+        return unit(outputs.image_embeds), unit(outputs.text_embeds)
+    if family == "xclip":  # of a still, each frame is the same
+        pixel_values = processor([[photo] * 4 for photo in photos], return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            videos = model.get_video_features(pixel_values=pixel_values).pooler_output
+            return unit(videos), unit(model.get_text_features(**texts).pooler_output)
     pixel_values = processor(photos, return_tensors="pt")["pixel_values"]
+    if family == "bridgetower":  # as many texts as images: its whole model takes pairs
+        texts = {name: values[[0, 1, 2, 3, 3]] for name, values in texts.items() if name != "token_type_ids"}
+        with torch.inference_mode():
+            outputs = model(pixel_values=pixel_values, **texts)
+        return unit(outputs.image_embeds), unit(outputs.text_embeds)[:4]
     with torch.inference_mode():
         if family == "blip":
             vision = model.vision_model(pixel_values).last_hidden_state[:, 0]
@@ -167,8 +221,8 @@ def unit(vectors: torch.Tensor) -> np.ndarray:
 
 
 def ours(folder: Path, pictures: list[bytes], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    encoder = DualEncoder(folder, "cpu", dtype)
-    decoded = [pixels.decode(pa.py_buffer(photo)) for photo in pictures]
+    encoder = encoder_of(folder, "cpu", dtype)
+    decoded = [encoder.decode(pa.py_buffer(photo)) for photo in pictures]
     images = encoder.encode_images(encoder.stack([encoder.prepare(image) for image in decoded if image is not None]))
     return images, encoder.encode_texts(encoder.tokenize(CAPTIONS))
 
@@ -187,6 +241,8 @@ def test_it_agrees_with_transformers(made: tuple[str, Path], pictures: list[byte
 
 def test_its_pixels_are_made_here(made: tuple[str, Path]) -> None:
     """The processor itself, which is slow, is only asked where settings are of another kind."""
+    if made[0] in ("siglip2", "bridgetower"):
+        pytest.skip("patches and paddings are its processor's own")
     assert pixels.recipe(hf.AutoImageProcessor.from_pretrained(made[1], backend="pil")) is not None
 
 
@@ -198,9 +254,35 @@ def test_its_dimension_is_known_before_it_is_loaded(made: tuple[str, Path]) -> N
 
 
 def ours_text(folder: Path) -> np.ndarray:
-    encoder = DualEncoder(folder, "cpu", "float32")
+    encoder = encoder_of(folder, "cpu", "float32")
     return encoder.encode_texts(encoder.tokenize(["a cat"]))[0]
 
 
 def test_every_family_is_tested() -> None:
     assert set(MAKERS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_the_frames_of_an_animation_are_spread_evenly(tmp_path: Path, clip_tokenizer: Callable[[Path], int], kind: str) -> None:
+    torch.manual_seed(0)
+    model, processor = xclip(causal_text(tmp_path, clip_tokenizer(tmp_path)))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    colours = [(n * 24, 255 - n * 24, 100) for n in range(10)]
+    frames = [Image.new("RGB", (40, 30), colour) for colour in colours]
+    saved = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(saved, kind, save_all=True, append_images=frames[1:], duration=40, **options)
+    encoder = encoder_of(tmp_path, "cpu", "float32")
+    found = encoder.decode(pa.py_buffer(saved.getvalue()))
+    assert found is not None
+    assert found.shape == (4, 30, 40, 3)
+    np.testing.assert_allclose(found[:, 0, 0], [colours[n] for n in (1, 3, 6, 8)], atol=8)
+    inputs = processor([list(found)], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = unit(model.eval().get_video_features(pixel_values=inputs).pooler_output)
+    ours = encoder.encode_images(encoder.stack([encoder.prepare(found)]))
+    assert (ours * expected).sum() > 0.9999
+    assert encoder.decode(pa.py_buffer(b"no image")) is None
+    cut = encoder.decode(pa.py_buffer(saved.getvalue()[: len(saved.getvalue()) * 2 // 3]))  # some of the frames, or none
+    assert cut is None or cut.shape == found.shape

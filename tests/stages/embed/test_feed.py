@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pairsift.stages.embed import pixels
 from pairsift.stages.embed.encoder import Floats, Prepared, Tokens
 from pairsift.stages.embed.feed import Feed, Work, text_batches
 
@@ -26,6 +27,9 @@ class Counter:
         self.prepared, self.threads = 0, set[int]()
         self.ahead = 0
         self._seconds, self._fails_at = seconds, fails_at
+
+    def decode(self, encoded: pa.Buffer | None) -> np.ndarray | None:
+        return pixels.decode(encoded)
 
     def prepare(self, image: np.ndarray) -> Prepared:
         self.prepared += 1
