@@ -11,6 +11,7 @@ is what `pairsift stages` prints. Scores never drop rows; filters never compute.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -182,3 +183,36 @@ class Selector(Entry, ABC):
 
     def label(self) -> str:
         return self.name or self.use
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What a `Finder` may use while it works."""
+
+    folder: str  # an empty folder on a local disk; it is removed afterwards
+    memory: int  # bytes
+    check: Callable[[], None] = lambda: None  # raises when the run is to stop: to be called every second or so
+
+
+class Finder(Selector):
+    """A selector whose answer is no query: neighbours in Hamming distance, clusters of vectors.
+
+    `find` runs in one process, over all rows that are alive. Its answer is the same in any order of rows, and on any number of
+    workers or threads.
+    """
+
+    @abstractmethod
+    def find(self, rows: pa.RecordBatchReader, scratch: Scratch) -> pa.Table:
+        """The rows that go, each once: ordinal int64; duplicate_of int64, the ordinal of a row that stays, or null; score
+        double or null.
+
+        `rows` has ordinal, generation and `reads()`, types as in the layers, batches of any length. Raises ConfigError for a
+        column that is not what it has to be.
+        """
+
+    def key(self) -> tuple[str, ...]:
+        return ()
+
+    def reduce(self) -> str:
+        """`found` is what `find` gave."""
+        return "SELECT ordinal, duplicate_of, score FROM found"

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pairsift.pipeline.control import machine
-from pairsift.pipeline.cut import segment
+from pairsift.pipeline.cut import database, finding, segment
 from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.cut.fates import Fates
 from pairsift.pipeline.cut.pool import Pool
@@ -31,16 +31,13 @@ from pairsift.pipeline.ledger.intake import Generation
 from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers
 from pairsift.pipeline.ledger.retry import read_retries
 from pairsift.pipeline.ledger.tombstones import Tombstones
-from pairsift.pipeline.ledger.view import literal
 from pairsift.pipeline.plan import Plan, Step
 from pairsift.pipeline.sections import Shards
 from pairsift.stages import schema, sql
-from pairsift.stages.base import Filter, Selector
+from pairsift.stages.base import Filter, Finder, Selector
 from pairsift.stages.storage import Folder
 
 __all__ = ["FATES", "Cut", "Pending"]
-
-SHARE_OF_MEMORY = 0.3  # of the machine's, for a selector's tables; what does not fit goes to a folder spill-… in `work`
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Held(NamedTuple):
 class Cut:
     """The state of one cut. Play it, ask what is pending, and when nothing is, for the fates.
 
-    `memory` is what DuckDB may take for a selector, in bytes; beyond it, it uses the disk.
+    `memory` is what DuckDB may take for a selector, in bytes; what does not fit goes to a folder spill-… in `work`.
     """
 
     def __init__(
@@ -86,26 +83,21 @@ class Cut:
         self._spill = _spill_folder(ledger.work)
         self._verdicts = Verdicts(0, self._spill)
         self._stack.callback(shutil.rmtree, self._spill, ignore_errors=True)
-        self.con = self._connect(memory or int(SHARE_OF_MEMORY * machine.memory()))
-
-    def _connect(self, memory: int) -> duckdb.DuckDBPyConnection:
-        con = self._stack.enter_context(duckdb.connect())
-        con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
-        con.execute(f"SET memory_limit = '{memory >> 20}MiB'")
-        con.execute(sql.KEEP_TRY_WHOLE)
-        con.execute(f"SET temp_directory = {literal(self._spill)}")
-        return con
+        self._memory = memory
+        self.con = database.connect(self._spill, memory)
 
     def __enter__(self) -> "Cut":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.con.close()
         self._stack.close()
 
     def interrupt(self) -> None:
         """From any thread: have `play` or `fates` raise duckdb.InterruptException soon."""
         self._pool.interrupt()
-        self.con.interrupt()
+        with suppress(duckdb.ConnectionException):  # closed just now, between two selectors
+            self.con.interrupt()
 
     @property
     def input_rows(self) -> int:
@@ -148,6 +140,9 @@ class Cut:
             if pending or last >= end:
                 return pending
             self._select(self.plan.steps[last])
+            self.con.close()  # it keeps tens of megabytes after a query
+            self.con = database.connect(self._spill, self._memory)
+            machine.give_back()
         return []
 
     def pending_units(self) -> list[int]:
@@ -269,20 +264,28 @@ class Cut:
     def _select(self, step: Step) -> None:
         entry = step.entry
         assert isinstance(entry, Selector)
+        if isinstance(entry, Finder):
+            tables = self._pool.each(lambda block: self._selected(block, step))
+            self._note(step, finding.found(entry, tables, f"{self._spill}/found", self._pool.check))
+            return
         begin = 'CREATE OR REPLACE TEMP TABLE "rows" AS'
         for rows in self._pool.each(lambda block: self._selected(block, step)):
             self.con.register("block", rows)
-            self.con.execute(f"{begin} SELECT * FROM block")
+            database.execute(self.con, f"{begin} SELECT * FROM block")
             self.con.unregister("block")
             begin = 'INSERT INTO "rows"'
         if not self._blocks.count:
             return
-        columns = "ordinal::BIGINT AS ordinal, score::DOUBLE AS score, duplicate_of::BIGINT AS keeper"
-        self.con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
-        for batch in self.con.sql("FROM gone").to_arrow_reader(1 << 20):
-            ordinals, scores, keepers = batch.columns
-            self._verdicts.set(ordinals.to_numpy(), stopped(step.index), scores, keepers)
+        columns = "ordinal::BIGINT AS ordinal, duplicate_of::BIGINT AS duplicate_of, score::DOUBLE AS score"
+        database.execute(self.con, f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
+        self._note(step, self.con.sql("FROM gone").to_arrow_reader(1 << 20))
         self.con.execute('DROP TABLE "rows"; DROP TABLE gone')
+
+    def _note(self, step: Step, gone: pa.RecordBatchReader) -> None:
+        """Mark what a selector takes out; `gone` has ordinal, duplicate_of, score."""
+        for batch in gone:
+            ordinals, keepers, scores = batch.columns
+            self._verdicts.set(ordinals.to_numpy(), stopped(step.index), scores, keepers)
         self._share(step)
 
     def _share(self, step: Step) -> None:
@@ -305,7 +308,8 @@ class Cut:
         ends = [g.end_ordinal for g in self._generations]
         generations = np.searchsorted(ends, rows["ordinal"].to_numpy(), "right")
         numbers = np.array([g.number for g in self._generations])
-        return segment.readable(rows.append_column("generation", pa.array(numbers[generations], pa.int64())))
+        rows = rows.append_column("generation", pa.array(numbers[generations], pa.int64()))
+        return rows if isinstance(entry, Finder) else segment.readable(rows)
 
 
 def _spill_folder(work: Folder) -> str:

@@ -34,7 +34,7 @@ class Pool:
             try:
                 for block in range(self._blocks):
                     begun.append(pool.submit(self._unless_interrupted, work, block))
-                    if len(begun) > self._threads:
+                    if len(begun) >= self._threads:
                         yield begun.popleft().result()
                 while begun:
                     yield begun.popleft().result()

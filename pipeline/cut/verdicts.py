@@ -13,7 +13,7 @@ from pairsift.stages.storage import telling_where
 ALIVE = 0  # a mark; of the other marks, the sign bit aside, each tells a step
 UNREAD = -1  # the step of a row that the reader could not read
 SET_ASIDE = 1 << 13  # the "step" of a repeated row that does not count: see ledger/retry.py
-IN_MEMORY_ROWS = 1 << 27  # with more rows, the arrays lie in files: the system keeps in memory what it has room for
+IN_MEMORY_ROWS = 1 << 17  # with more rows, the arrays lie in files: the system keeps in memory what it has room for
 _PENDING = 1 << 14
 
 
