@@ -194,6 +194,30 @@ def _make_tiny_clip(folder: Path, seed: int) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a BLIP checkpoint with a matching head and random weights."""
+    import torch
+    from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("blip")
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(vocab={word: n for n, word in enumerate(words)}).save_pretrained(folder)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": len(words), "max_position_embeddings": 64, "encoder_hidden_size": 32, "pad_token_id": 0}
+    vision = {**tower, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=24))
+    with torch.no_grad():
+        for parameter in model.parameters():  # fresh weights are small: far from them, mistakes show
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all tests that run on it: starting it costs seconds."""
     import ray

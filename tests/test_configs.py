@@ -40,13 +40,19 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_loads_and_plans(
-    path: Path, tmp_path: Path, tiny_clip: Callable[[int], str], tiny_wordnet: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    tmp_path: Path,
+    tiny_clip: Callable[[int], str],
+    tiny_blip: str,
+    tiny_wordnet: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    small = {"model": tiny_clip(0), "wordnet": str(tiny_wordnet), **_small_files(tmp_path)}
+    files = {"wordnet": str(tiny_wordnet), **_small_files(tmp_path)}
     changes = [f"input.{name}={value}" for name, value in _small_input(written["input"], tmp_path).items()]
     for i, item in enumerate(written["stages"]):
+        small = {"model": tiny_blip if item["use"] == "score.matching" else tiny_clip(0), **files}
         changes += [f"stages.{i}.{name}={value}" for name, value in small.items() if item.get(name, "embedded") != "embedded"]
     config = load_config(path, changes)
     assert [entry.use for entry in config.stages] == [item["use"] for item in written["stages"]]

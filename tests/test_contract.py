@@ -38,6 +38,7 @@ class World:
     photos: dict[str, bytes]
     web: Any
     tiny_clip: Callable[[int], str]
+    tiny_blip: str
     tiny_wordnet: Path
 
 
@@ -116,10 +117,23 @@ def _vectors() -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8, mask=pa.array([False, True, False, False, False]))
 
 
+def _asif(world: World) -> Example:
+    path = world.folder / "anchors.npz"
+    images, texts = np.random.default_rng(2).normal(size=(2, 9, 8)).astype(np.float32)
+    np.savez(path, images=images, texts=texts)
+    return Example({"anchors": str(path), "k": 4}, {"image_embedding": _vectors(), "text_embedding": _vectors()})
+
+
 def _head(world: World) -> Example:
     path = world.folder / "head.npz"
     np.savez(path, weight=np.arange(8, dtype=np.float32)[None], bias=np.zeros(1, np.float32))
     return Example({"weights": str(path)}, {"image_embedding": _vectors()})
+
+
+def _matching(world: World) -> Example:
+    images = [world.photos["coffee.jpg"], b"damaged", None, world.photos["moon.jpg"], world.photos["coffee.jpg"]]
+    rows = {"image": pa.array(images, pa.large_binary()), "caption": ["coffee", "damaged", "nothing", None, "a cup"]}
+    return Example({"model": world.tiny_blip}, rows)
 
 
 def _nearest(world: World) -> Example:
@@ -133,6 +147,13 @@ def _zero_shot(world: World) -> Example:
     path = world.folder / "labels.npz"
     np.savez(path, names=np.array(["cat", "dog"]), vectors=np.eye(2, 8, dtype=np.float32))
     return Example({"labels": str(path)}, {"image_embedding": _vectors()})
+
+
+def _against(world: World) -> Example:
+    (world.folder / "benchmark.txt").write_text("a CAT, a cat; a cat\n\nsomething else\n")
+    return Example(
+        {"reference": str(world.folder / "benchmark.txt"), "by": "caption", "match": "text"}, {"caption": _captions()}
+    )
 
 
 def _semantic(world: World) -> Example:
@@ -252,11 +273,14 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "download": _download,
     "embed": _embed,
     "score.aesthetic": _head,
+    "score.asif": _asif,
     "score.clip_similarity": _clip_similarity,
+    "score.matching": _matching,
     "score.nearest": _nearest,
     "score.nsfw": _head,
     "score.zero_shot": _zero_shot,
     "filter.where": _where,
+    "dedup.against": _against,
     "dedup.exact": _exact,
     "dedup.perceptual": _perceptual,
     "dedup.semantic": _semantic,
@@ -266,6 +290,7 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "select.frequent": _of_groups({"per": ["caption"], "distinct": ["url"], "most": 3}, "caption", "url"),
     "select.rare_words": _of_groups({"vocabulary": 10}, "caption"),
     "select.sample": _of_groups({"fraction": 0.5}, "uid"),
+    "image.hashes": _phash,
     "image.phash": _phash,
     "image.statistics": _image_statistics,
     "text.entries": _entries,
@@ -273,14 +298,17 @@ EXAMPLES: dict[str, Callable[[World], Example]] = {
     "text.listed": _listed,
     "text.statistics": _text_statistics,
     "text.tokens": _tokens,
+    "text.url_normalised": _url_parts,
     "text.url_parts": _url_parts,
     "text.wordnet": _wordnet,
 }
 
 
 @pytest.fixture
-def world(tmp_path: Path, photos: dict[str, bytes], web: Any, tiny_clip: Callable[[int], str], tiny_wordnet: Path) -> World:
-    return World(tmp_path, photos, web, tiny_clip, tiny_wordnet)
+def world(
+    tmp_path: Path, photos: dict[str, bytes], web: Any, tiny_clip: Callable[[int], str], tiny_blip: str, tiny_wordnet: Path
+) -> World:
+    return World(tmp_path, photos, web, tiny_clip, tiny_blip, tiny_wordnet)
 
 
 def uses(kind: type[Entry]) -> Any:

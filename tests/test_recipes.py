@@ -24,7 +24,7 @@ Row = tuple[str | None, str | None]
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_clip: Callable[[int], str]) -> Callable[..., list[str]]:
+def run(tmp_path: Path, tiny_clip: Callable[[int], str], tiny_blip: str) -> Callable[..., list[str]]:
     """The fates of a recipe's rows, in order: the rule that rejected each, its failure code, or its status."""
 
     def go(name: str, path: Path, *overrides: str, output: str = "") -> list[str]:
@@ -33,6 +33,7 @@ def run(tmp_path: Path, tiny_clip: Callable[[int], str]) -> Callable[..., list[s
         for n, stage in enumerate(stages):
             changes += [f"stages.{n}.allow_private_addresses=true"] * (stage["use"] == "download")
             changes += [f"stages.{n}.model={tiny_clip(0)}"] * (stage["use"] == "embed")
+            changes += [f"stages.{n}.model={tiny_blip}"] * (stage["use"] == "score.matching")
         pairsift.run(CONFIGS / f"{name}.yaml", overrides=changes, runner="local")
         return fates_of(tmp_path / "out" / output)
 
@@ -253,8 +254,10 @@ def test_capfilt(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
         {"file": "none.jpg", "captions": ["nothing"]},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions.parquet")
-    options = [f"input.folder={tmp_path}", "stages.2.keep=clip_similarity >= -1 AND NOT caption LIKE 'IMG%'"]
-    assert run("capfilt", tmp_path / "captions.parquet", *options) == ["fits", "success", "success", "missing_image"]
+    found = run("capfilt", tmp_path / "captions.parquet", f"input.folder={tmp_path}")
+    scores = pairsift.open(tmp_path / "out").ledger()["match_probability"].to_pylist()
+    assert found == ["success" if score >= 0.5 else "does not fit" for score in scores[:3]] + ["missing_image"]
+    assert set(found) == {"success", "does not fit", "missing_image"}
 
 
 def members_of(output: Path) -> dict[str, bytes]:
