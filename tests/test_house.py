@@ -147,7 +147,7 @@ def _build(hook: str, source: Path, out: Path) -> str:
 
 def test_the_wheel_holds_every_file_of_the_package_and_no_other(built: Built) -> None:
     shipped = {f"pairsift/{file.as_posix()}" for file in _tracked() if file.parts[0] in LINKED}
-    shipped |= {"pairsift/__init__.py", "pairsift/py.typed"}
+    shipped |= {"pairsift/__init__.py", "pairsift/_allocator.py", "pairsift/py.typed"}
     assert {name for name in built.wheel if ".dist-info/" not in name} == shipped
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in built.wheel)
 

@@ -42,6 +42,7 @@ class Download(ImageOptions, MannersOptions, Stage):
     before any resizing), `exif` (JSON, null where it cannot be read) and `sha256` or what else `compute_hash` names.
     """
 
+    version: ClassVar[int] = 2
     batch_rows: ClassVar[int] = 1_000_000  # the whole unit: between two batches the network would run dry
 
     engine: Literal["pairsift", "img2dataset"] = Field(

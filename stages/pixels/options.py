@@ -28,8 +28,8 @@ class ImageOptions(BaseModel):
     downscale_interpolation: Interpolation = Field("area", description="interpolation where the image shrinks")
     decode: Literal["fast", "exact"] = Field(
         "fast",
-        description="where images shrink by area, fast: JPEGs decoded at 1/2, 1/4 or 1/8 where that is enough, then means of "
-        "bilinear samples: at least 29 dB (PSNR), mostly 50, from exact, for half the CPU time; exact: img2dataset's pixels",
+        description="where images shrink by area, fast: JPEGs decoded at 1/2, 1/4 or 1/8 where that is enough, then blurred "
+        "and sampled: at least 29 dB (PSNR), mostly 43 to 50, from exact, for half the CPU time; exact: img2dataset's pixels",
     )
     encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="format of the stored image")
     encode_quality: int = Field(
