@@ -15,16 +15,16 @@ _MATCHES = 1  # of the head's two numbers, that for a pair that fits
 
 
 class Blip:
-    """The model of a folder, in float32. Raises ConfigError where its weights lack what its config asks for."""
+    """The model of a folder. Raises ConfigError where its weights lack what its config asks for."""
 
-    def __init__(self, folder: Path, max_tokens: int, *, cuda: bool, threads: int) -> None:
+    def __init__(self, folder: Path, max_tokens: int, dtype: str, *, cuda: bool, threads: int) -> None:
         import torch
         from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
 
         # safetensors are preferred; pickled weights are read with `weights_only`, so no code runs.
         loader: Any = BlipForImageTextRetrieval
         network, report = loader.from_pretrained(
-            folder, local_files_only=True, weights_only=True, output_loading_info=True, dtype=torch.float32
+            folder, local_files_only=True, weights_only=True, output_loading_info=True, dtype=getattr(torch, dtype)
         )
         if report["missing_keys"]:  # transformers would go on with random numbers
             lacking = sorted(report["missing_keys"])
@@ -60,7 +60,9 @@ class Blip:
             list(captions), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
         ).to(self._device)
         with torch.inference_mode():
-            patches = self._network.vision_model(torch.from_numpy(np.stack(images)).to(self._device)).last_hidden_state
+            patches = self._network.vision_model(
+                torch.from_numpy(np.stack(images)).to(self._device, self._network.dtype)
+            ).last_hidden_state
             patches = patches[torch.tensor(places, device=self._device)]
             read = self._network.text_encoder(
                 input_ids=words["input_ids"],
@@ -68,5 +70,5 @@ class Blip:
                 encoder_hidden_states=patches,
                 encoder_attention_mask=torch.ones(patches.shape[:-1], dtype=torch.long, device=self._device),
             ).last_hidden_state
-            scores = self._network.itm_head(read[:, 0]).softmax(dim=1)[:, _MATCHES]
+            scores = self._network.itm_head(read[:, 0]).float().softmax(dim=1)[:, _MATCHES]
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)

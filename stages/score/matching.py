@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,13 +32,17 @@ class Matching(Stage):
     processor; EXIF orientation is not applied, alpha is dropped. Captions are cut at `max_tokens`. An image that cannot be
     decoded fails with `image_unreadable`, a pair for which the model gives no number with `not_finite`.
 
-    It runs in float32, on a GPU with `resources: {gpus: 1}`.
+    It runs on a GPU with `resources: {gpus: 1}`. bfloat16 moves probabilities by a hundredth or so, and is several times as fast
+    on a CPU that has instructions for it.
     """
 
     batch_rows: ClassVar[int] = 32
 
     model: Annotated[str, OPERATIONAL] = Field(
         min_length=1, description="folder of a BlipForImageTextRetrieval, as transformers saves it"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="number format of the model: float32, bfloat16, float16"
     )
     max_tokens: int = Field(35, gt=2, description="longer captions are cut, as BLIP's own code does; 512 is the most")
 
@@ -75,7 +79,7 @@ class Matching(Stage):
     @contextmanager
     def open(self) -> Iterator[Transform]:
         cuda, threads = self.resources.gpus > 0, max(1, int(self.resources.cpus))
-        model = Blip(Path(self.model), self.max_tokens, cuda=cuda, threads=threads)
+        model = Blip(Path(self.model), self.max_tokens, self.dtype, cuda=cuda, threads=threads)
 
         def transform(batch: pa.Table) -> pa.Table:
             images, captions = batch[schema.IMAGE.name].to_pylist(), batch[schema.CAPTION.name].to_pylist()

@@ -86,8 +86,8 @@ def bridgetower(text: dict[str, Any]) -> tuple[Any, Any]:
     text = {**text, "hidden_size": 64, "max_position_embeddings": LENGTH + 2, "type_vocab_size": 1}
     vision = {"hidden_size": 64, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8}
     config = hf.BridgeTowerConfig(
-        text_config=text, vision_config=vision, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        contrastive_hidden_size=24, logit_scale_init_value=2.6592,
+        text_config=text, vision_config=vision, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, contrastive_hidden_size=24, logit_scale_init_value=2.6592,
     )  # fmt: skip
     return hf.BridgeTowerForContrastiveLearning(config), hf.BridgeTowerImageProcessorPil(
         size={"shortest_edge": 32}, size_divisor=8, crop_size={"shortest_edge": 32}

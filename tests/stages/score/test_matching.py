@@ -51,6 +51,9 @@ def test_it_is_transformers_own_answer(tiny_blip: str, photos: dict[str, bytes])
     found = answer(Matching(model=tiny_blip), [data for data in images for _ in CAPTIONS], CAPTIONS * 2)
     np.testing.assert_allclose(found["match_probability"], expected, atol=1e-4)
     assert np.ptp(expected) > 0.01
+    half = answer(Matching(model=tiny_blip, dtype="bfloat16"), [images[0]] * 4, CAPTIONS)["match_probability"]
+    np.testing.assert_allclose(half, expected[:4], atol=0.03)
+    assert half != found["match_probability"][:4]
 
 
 def test_rows_that_have_no_answer(tiny_blip: str, photos: dict[str, bytes]) -> None:
