@@ -10,6 +10,7 @@ Figures in docs/dedup.md are of two cores of a shared machine.
 
 import argparse
 import json
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,16 +20,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from edited_images import EDITS
 from numpy.typing import NDArray
 
+from pairsift.pipeline.cut import database
 from pairsift.stages.base import Scratch
+from pairsift.stages.dedup.exact import Exact
 from pairsift.stages.dedup.hamming import bands, distances, near_pairs
 from pairsift.stages.dedup.hashes import read_hashes
+from pairsift.stages.dedup.kmeans import chance
 from pairsift.stages.dedup.semantic import Semantic
 from pairsift.stages.image.phash import ImagePhash
 
 Hashes = NDArray[np.uint64]
+
+_BLOCK = 1_000_000  # rows
 
 
 def edits(data: str, files: int) -> None:
@@ -123,6 +130,47 @@ def _found(rule: Semantic, vectors: NDArray[np.float16]) -> set[int]:
         return set(rule.find(rows.to_reader(10_000), Scratch(folder, 4 << 30))["ordinal"].to_pylist())
 
 
+def exact(rows: int, folder: str | None) -> None:
+    """`dedup.exact` by url as the cut plays it: its DuckDB, its statements. One row in twenty repeats an earlier one's URL."""
+    with tempfile.TemporaryDirectory(dir=folder) as spill:
+        begun = time.perf_counter()
+        con = database.connect(spill)
+        begin = 'CREATE TEMP TABLE "rows" AS'
+        for first in range(0, rows, _BLOCK):
+            con.register("block", _urls(first, min(_BLOCK, rows - first)))
+            database.execute(con, f"{begin} SELECT * FROM block")
+            con.unregister("block")
+            begin = 'INSERT INTO "rows"'
+        held = time.perf_counter() - begun
+        print(f"{rows:,} rows held after {held:.0f} s, {_peak():.1f} GB", flush=True)
+        database.execute(con, f"CREATE TEMP TABLE gone AS {Exact(by=['url']).reduce()}")
+        gone = con.execute("SELECT count(*) FROM gone").fetchall()[0][0]
+        files = sum(path.stat().st_size for path in Path(spill).rglob("*"))
+        seconds = time.perf_counter() - begun - held
+        print(f"{gone:,} duplicates after {seconds:.0f} s more; at most {_peak():.1f} GB, files {files / 1e9:.1f} GB")
+        assert gone == len(range(20, rows, 20))
+        con.close()
+
+
+def _urls(first: int, rows: int) -> pa.Table:
+    """URLs of 75 characters; of a row whose ordinal 20 divides, the one of 20 rows before it, but of the very first."""
+    ordinals = np.arange(first, first + rows)
+    of = np.where(ordinals % 20 == 0, np.maximum(ordinals - 19, 0), ordinals)
+    names = pc.binary_join_element_wise(
+        "https://images", pa.array(of % 977).cast(pa.string()), ".example.com/2026/11/photos/", _digest(of), ".jpg", ""
+    )
+    return pa.table({"ordinal": ordinals, "url": names, "generation": np.zeros(rows, np.int64)})
+
+
+def _digest(numbers: NDArray[np.int64]) -> pa.Array:
+    mixed = chance(numbers, 0)
+    return pc.binary_join_element_wise(pa.array(mixed).cast(pa.string()), pa.array(numbers).cast(pa.string()), "-")
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -133,11 +181,16 @@ def main() -> None:
     of_vectors = parts.add_parser("semantic")
     of_vectors.add_argument("file")
     of_vectors.add_argument("--rows", type=int, default=20_000)
+    of_keys = parts.add_parser("exact")
+    of_keys.add_argument("--rows", type=int, default=50_000_000)
+    of_keys.add_argument("--folder", help="where DuckDB puts what does not fit; default: the system's folder for such")
     given = parser.parse_args()
     if given.part == "edits":
         edits(given.data, given.files)
     if given.part == "pairs":
         pairs()
+    if given.part == "exact":
+        exact(given.rows, given.folder)
     if given.part == "semantic":
         semantic(given.file, given.rows)
 

@@ -73,7 +73,9 @@ def store(plan: Plan, size: int, unit: int, count: int) -> None:
     noise = np.random.default_rng(0).bytes(3 * size)
     lengths = rng.integers(size // 2, size + size // 2, count)
     starts = rng.integers(0, size, count)
-    images = pa.array([noise[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)], pa.large_binary())
+    images = pa.array(
+        [b"\xff\xd8" + noise[s : s + n - 2] for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)], pa.large_binary()
+    )
     ordinals = range(unit * UNIT_ROWS, unit * UNIT_ROWS + count)
     ledger = Ledger(plan.config.work)
     keys = [f"{ordinal:09d}" for ordinal in ordinals]

@@ -6,7 +6,7 @@
 
 Each run is a process of its own. Its memory is what is its own (RssAnon), looked at four times a second: the driver's, and the
 largest of its workers'. The images come from a stage that makes them up at no cost, so what is measured is what pairsift does
-with them: sub-batches, payload tars, layers, the cut, shards. `--plot FILE.svg` draws both (needs matplotlib).
+with them: sub-batches, payload tars, layers, the cut, shards. `--plot FILE.svg` draws both.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from pairsift.stages.base import Columns, Stage, Transform
 ROWS = {"metadata": 1_000_000, "images": 200_000}
 SHARES = (0.1, 0.3, 1.0)
 IMAGE_BYTES = 20_000
+JPEG = b"\xff\xd8"  # how one begins
 MARK = "PAIRSIFT_BENCHMARK"
 
 
@@ -51,7 +52,7 @@ class MadeUp(Stage):
 
         def transform(batch: pa.Table) -> pa.Table:
             rows = batch["ordinal"].to_pylist()
-            images = [noise[row % IMAGE_BYTES :][:IMAGE_BYTES] for row in rows]
+            images = [JPEG + noise[row % IMAGE_BYTES :][: IMAGE_BYTES - len(JPEG)] for row in rows]
             sides = pa.array([256] * len(rows), schema.WIDTH.type)
             columns = [pa.array(images, schema.IMAGE.type), pa.array(["jpg"] * len(rows)), sides, sides]
             return pa.table(columns, schema=self.writes())
@@ -155,23 +156,45 @@ def memory_of(mark: str) -> dict[int, int]:
 
 
 def plot(runs: list[Run], path: str, title: str) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(9, 3.5))
+    """Seconds, and megabytes, over rows: two charts in one SVG."""
     rows = [run.rows for run in runs]
-    time_axis.plot(rows, [run.seconds for run in runs], "o-")
-    time_axis.set(xlabel="rows", ylabel="seconds, from start to end", ylim=0, xlim=0)
-    memory_axis.plot(rows, [run.driver / 1e6 for run in runs], "o-", label="driver")
+    memory = {"driver": [run.driver / 1e6 for run in runs]}
     if any(run.worker for run in runs):
-        memory_axis.plot(rows, [run.worker / 1e6 for run in runs], "s-", label="largest worker")
-    memory_axis.set(xlabel="rows", ylabel="peak of its own memory, MB", ylim=0, xlim=0)
-    memory_axis.legend()
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+        memory["largest worker"] = [run.worker / 1e6 for run in runs]
+    charts = [
+        chart(0, "seconds, from start to end", rows, {"": [run.seconds for run in runs]}),
+        chart(450, "peak of its own memory, MB", rows, memory),
+    ]
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 340" font-family="sans-serif" font-size="13">'
+    background = '<rect width="900" height="340" fill="white"/>'
+    name = f'<text x="450" y="22" text-anchor="middle" font-size="16">{title}</text>'
+    Path(path).write_text("\n".join([head, background, name, *charts, "</svg>\n"]))
+
+
+def chart(left: int, title: str, rows: list[int], lines: dict[str, list[float]]) -> str:
+    """One chart, 450 wide, from zero on both axes; a line with its points for each of `lines`, under its name."""
+    width, height, x0, y0 = 350, 230, left + 65, 290
+    most = max(value for values in lines.values() for value in values) * 1.1
+    drawn = [
+        f'<text x="{x0}" y="48">{title}</text>',
+        f'<path d="M{x0} {y0 - height}V{y0}H{x0 + width}" fill="none" stroke="black"/>',
+    ]
+    for share in (0.25, 0.5, 0.75, 1):
+        y = round(y0 - height * share)
+        drawn.append(f'<path d="M{x0} {y}h{width}" stroke="#ddd"/>')
+        drawn.append(f'<text x="{x0 - 6}" y="{y + 4}" text-anchor="end">{most * share:,.0f}</text>')
+    for count in rows:
+        x = x0 + width * count / max(rows)
+        drawn.append(f'<text x="{x:.0f}" y="{y0 + 18}" text-anchor="middle">{count:,}</text>')
+    for colour, (name, values) in zip(("#1f5fa8", "#c0504d"), lines.items(), strict=False):
+        points = [(x0 + width * r / max(rows), y0 - height * v / most) for r, v in zip(rows, values, strict=True)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
+        drawn.append(
+            f'<text x="{points[-1][0] - 4:.0f}" y="{points[-1][1] - 8:.0f}" text-anchor="end" fill="{colour}">{name}</text>'
+        )
+    return "\n".join(drawn)
 
 
 def main() -> None:

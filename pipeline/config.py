@@ -23,6 +23,7 @@ from pairsift.stages.storage import absolute
 E = TypeVar("E", bound=Entry)
 _CONTRACTS = (Reader, Stage, Filter, Selector)
 _NAMESPACE = stages.__name__
+_LEAST_BYTES = 16 << 20  # with less, DuckDB does not get through a block
 _TAKEN = ("work", "log", "shards")  # folders of an output
 
 
@@ -39,6 +40,7 @@ class Config(BaseModel):
     release: Release | None = None
     guard: Guard = Guard()
     outputs: tuple[tuple[str, str], ...] = ()  # name and rule; see `outputs.py`
+    cut_memory: int | None = None  # bytes; see `cut/database.py`
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -136,7 +138,14 @@ def _build(data: dict[str, Any]) -> Config:
         release=_validated(Release, data["release"], "release") if data.get("release") is not None else None,
         guard=_validated(Guard, data.get("guard") or {}, "guard"),
         outputs=_outputs(data.get("outputs") or {}),
+        cut_memory=_bytes(data.get("cut_memory"), "cut_memory"),
     )
+
+
+def _bytes(value: Any, place: str) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < _LEAST_BYTES):
+        raise ConfigError(f"{place}: must be a number of bytes, at least {_LEAST_BYTES}, not {value!r}")
+    return value
 
 
 def _outputs(rules: Any) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,8 @@ from pairsift.pipeline.control.lock import Inside, hold
 from pairsift.pipeline.control.stopping import Interrupted, Stop
 from pairsift.pipeline.cut.cut import Cut
 from pairsift.pipeline.cut.verdicts import UNREAD
+from pairsift.pipeline.ledger.blocks import Blocks
+from pairsift.pipeline.ledger.compactor import Compactor
 from pairsift.pipeline.ledger.intake import Generation, Intake, unit_rows
 from pairsift.pipeline.ledger.layers import Ledger
 from pairsift.pipeline.ledger.retry import take_in_again
@@ -172,15 +174,22 @@ class _Run:
         runner = self._runner()
         bounds = [unit_rows(generations, unit) for unit in units]
         self._progress.begin(" → ".join(step.label for step in steps), sum(last - first for first, last in bounds), "rows")
-        for report in runner.process(span, units, self._stop):
-            self._tally.add(report, images)
-            self._progress.unit(report)
-            self._watch.add(report)
+        blocks = Blocks(self._ledger, generations, generations[-1].end_ordinal)
+        with Compactor(blocks, [step.layer for step in steps if step.layer], units) as compactor:
+            for report in runner.process(span, units, self._stop):
+                self._tally.add(report, images)
+                self._progress.unit(report)
+                self._watch.add(report)
+                compactor.done(report.unit)
         self._progress.end()
 
     @contextmanager
     def _open_cut(self, generations: list[Generation]) -> Iterator[Cut]:
-        with Cut(self._plan, self._ledger, generations, self._options.limit) as cut, self._stop.calling(cut.interrupt):
+        memory = self._plan.config.cut_memory
+        with (
+            Cut(self._plan, self._ledger, generations, self._options.limit, memory) as cut,
+            self._stop.calling(cut.interrupt),
+        ):
             yield cut
             self._stop.check()
 

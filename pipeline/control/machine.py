@@ -4,6 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroups 2 and 1
 
 
@@ -19,3 +21,8 @@ def memory() -> int:
 def processors() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def give_back() -> None:
+    """Give memory that is free back to the system; takes some milliseconds."""
+    pa.default_memory_pool().release_unused()

@@ -14,6 +14,7 @@ ALIVE = 0  # a mark; of the other marks, the sign bit aside, each tells a step
 UNREAD = -1  # the step of a row that the reader could not read
 SET_ASIDE = 1 << 13  # the "step" of a repeated row that does not count: see ledger/retry.py
 IN_MEMORY_ROWS = 1 << 17  # with more rows, the arrays lie in files: the system keeps in memory what it has room for
+ROWS_WITHOUT_FILES = 1 << 27  # that many may be held in memory where no file can be written
 _PENDING = 1 << 14
 
 
@@ -104,6 +105,15 @@ def _stretches(rows: int) -> Iterator[tuple[int, int]]:
 def _zeros(rows: int, kind: type, folder: str) -> Numbers:
     if rows <= IN_MEMORY_ROWS:
         return np.zeros(rows, kind)
+    try:
+        return _in_a_file(rows, kind, folder)
+    except OSError:  # a work folder that may only be read, a full disk
+        if rows > ROWS_WITHOUT_FILES:
+            raise
+        return np.zeros(rows, kind)
+
+
+def _in_a_file(rows: int, kind: type, folder: str) -> Numbers:
     os.makedirs(folder, exist_ok=True)
     with telling_where(folder), tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, rows * np.dtype(kind).itemsize)  # a full disk is told here, not by SIGBUS

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pairsift.pipeline.ledger.copies import IntakeCopies
 from pairsift.pipeline.ledger.intake_images import store_images
 from pairsift.pipeline.ledger.layers import Layer, Ledger
 from pairsift.stages import schema
@@ -89,12 +90,14 @@ class Intake:
         if schema.IMAGE.name in self._reader.schema().names:
             places = {"unit_rows": self._reader.unit_rows, "first_unit": first_unit, "first_ordinal": first_ordinal}
             given = store_images(given, self._ledger, self._layer, **places)
-        for index, table in enumerate(_units(given, self._reader.unit_rows)):
-            layer0 = _number(table, first_ordinal + rows, self._layer)
-            self._ledger.write_intake(self._layer, first_unit + index, layer0)
-            rows += len(table)
-            if progress:
-                progress(rows)
+        with IntakeCopies(self._ledger.work, self._layer, self._reader.unit_rows, first_unit) as copies:
+            for unit, table in enumerate(_units(given, self._reader.unit_rows), first_unit):
+                layer0 = _number(table, first_ordinal + rows, self._layer)
+                self._ledger.write_intake(self._layer, unit, layer0)
+                copies.add(unit, layer0)
+                rows += len(table)
+                if progress:
+                    progress(rows)
         generation = Generation(
             number=len(generations),
             intake=self._layer.name,

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pairsift.pipeline.ledger.copies import IntakeCopies
 from pairsift.pipeline.ledger.intake import Generation, Intake, unit_rows
 from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers
 from pairsift.pipeline.ledger.records import read_table
@@ -87,11 +88,13 @@ def take_in_again(intake: Intake, ledger: Ledger, layer: Layer, failed: pa.Table
     first_unit, first = last.first_unit + last.units, last.end_ordinal
     originals = failed["original"].to_numpy()
     ordinals = np.arange(first, first + len(originals))
-    for number, part in enumerate(_parts(originals, last.unit_rows)):
-        table = _rows(ledger, layer, generations, part)
-        start = number * last.unit_rows
-        table = table.set_column(0, layer.schema.field(0), pa.array(ordinals[start : start + len(part)]))
-        ledger.write_intake(layer, first_unit + number, table)
+    with IntakeCopies(ledger.work, layer, last.unit_rows, first_unit) as copies:
+        for number, part in enumerate(_parts(originals, last.unit_rows)):
+            table = _rows(ledger, layer, generations, part)
+            start = number * last.unit_rows
+            table = table.set_column(0, layer.schema.field(0), pa.array(ordinals[start : start + len(part)]))
+            ledger.write_intake(layer, first_unit + number, table)
+            copies.add(first_unit + number, table)
     sink = BytesIO()
     pq.write_table(
         pa.table([pa.array(ordinals), failed["original"], failed["layer"]], schema=_SCHEMA), sink, compression="zstd"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pairsift.pipeline.control.machine import give_back
 from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.ledger.ranges import Numbers
 from pairsift.pipeline.pack import embeddings
@@ -192,6 +193,7 @@ def _regular(batches: Iterable[pa.RecordBatch], rows: int = 1 << 17) -> Iterator
 
 def _whole(waiting: list[pa.RecordBatch]) -> pa.Table:
     """One table of these batches, which are let go."""
+    give_back()  # what the last one took
     table = pa.Table.from_batches(waiting, FATES)
     waiting.clear()
     return table.combine_chunks()

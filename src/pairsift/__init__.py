@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pairsift import _allocator as _allocator  # before anything that imports pyarrow
 from pairsift.pipeline.config import Config, load_config
 from pairsift.pipeline.control.guard import GuardError
 from pairsift.pipeline.control.stopping import Interrupted, Stop

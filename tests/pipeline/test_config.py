@@ -59,6 +59,8 @@ def told(source: Any, *parts: str, overrides: tuple[str, ...] = ()) -> None:
         (config(shards={"row": 3}), ("shards", "row", "did you mean rows?")),
         (config(shards={"rows": 0}), ("shards", "rows", "greater than 0")),
         (config(shards=3), ("shards", "dictionary")),
+        ({**config(), "cut_memory": "1 GB"}, ("cut_memory", "16777216", "'1 GB'")),
+        ({**config(), "cut_memory": 1000}, ("cut_memory", "at least", "1000")),
         ({**config(), "stages": {"use": "download"}}, ("stages", "a list")),
     ],
 )

@@ -47,6 +47,14 @@ def test_files_leave_nothing_behind_and_a_full_disk_is_an_error(tmp_path: Path, 
         Verdicts(1 << 60, str(tmp_path / "spill"))
 
 
+def test_where_no_file_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "IN_MEMORY_ROWS", 9)
+    (tmp_path / "spill").write_text("in the way")
+    found = Verdicts(1000, str(tmp_path / "spill"))
+    found.set(np.arange(10), stopped(1))
+    assert found.counts() == {0: 990, stopped(1): 10}
+
+
 def test_no_rows() -> None:
     none = Verdicts(0, "/nowhere")
     assert (none.counts(), none.pending(), none.at(0).tolist(), none.stops(0, 0).to_pylist()) == ({}, {}, [], [])

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pairsift.pipeline.ledger import blocks
+from pairsift.pipeline.ledger import copies
 from pairsift.pipeline.ledger.blocks import Blocks
 from pairsift.pipeline.ledger.intake import Generation
 from pairsift.pipeline.ledger.layers import Layer, Ledger
@@ -46,7 +46,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return made
 
 
-def copies(ledger: Ledger) -> list[str]:
+def copied(ledger: Ledger) -> list[str]:
     return ledger.work.names(f"compact/{LAYER.name}")
 
 
@@ -59,8 +59,8 @@ def read(ledger: Ledger, columns: list[str], units: int = 100, limit: int | None
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 40 units, which are compacted from the eleventh file on."""
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 120)
-    monkeypatch.setattr(blocks, "LOOSE_FILES", 10)
+    monkeypatch.setattr(copies, "BLOCK_ROWS", 120)
+    monkeypatch.setattr(copies, "LOOSE_FILES", 10)
 
 
 def test_blocks_have_all_ordinals_once() -> None:
@@ -71,7 +71,7 @@ def test_blocks_have_all_ordinals_once() -> None:
         flat = [ordinal for pair in bounds for ordinal in pair]
         assert flat[1:-1:2] == flat[2::2], "no gaps"
         assert (flat[0], flat[-1]) == (0, total if limit is None else limit) if flat else limit == 0
-        assert all(end - first <= max(1 << 20, unit_rows) for first, end in bounds)
+        assert all(end - first <= max(copies.BLOCK_ROWS, unit_rows) for first, end in bounds)
     assert Blocks(Ledger("/nowhere"), [], 0).bounds == []
 
 
@@ -80,7 +80,7 @@ def test_what_is_read_through_a_compact_file_is_what_is_there(ledger: Ledger) ->
     expected = rows(list(range(300)))
     for _ in range(2):
         assert read(ledger, ["text", "mark", "failure"]) == expected.select(["ordinal", "text", "mark", "failure"])
-        assert [name[:7] for name in copies(ledger)] == ["000000-", "000001-", "000002-"]
+        assert [name[:7] for name in copied(ledger)] == ["000000-", "000001-", "000002-"]
     assert read(ledger, ["vector"]) == expected.select(["ordinal", "vector"]), "which compact files do not have"
     assert read(ledger, [], limit=100)["ordinal"].to_pylist() == list(range(100))
     assert read(ledger, ["mark"], units=50) == expected.select(["ordinal", "mark"]).slice(0, 150)
@@ -92,19 +92,19 @@ def test_files_that_come_later_are_read_beside_it_until_they_are_many(tmp_path: 
     for unit in range(20):
         ledger.commit(LAYER, unit, rows([3 * unit + 1]))
     read(ledger, ["mark"], units=40)
-    first = copies(ledger)
+    first = copied(ledger)
     assert len(first) == 1
     for unit in (2, 7, 30):
         ledger.commit(LAYER, unit, rows([3 * unit, 3 * unit + 2]))
     there = sorted([3 * unit + 1 for unit in range(20)] + [n for unit in (2, 7, 30) for n in (3 * unit, 3 * unit + 2)])
     assert read(ledger, ["text"], units=40) == rows(there).select(["ordinal", "text"])
-    assert copies(ledger) == first, "three files are not many"
+    assert copied(ledger) == first, "three files are not many"
     for unit in range(8, 16):
         ledger.commit(LAYER, unit, rows([3 * unit]))
     there = sorted(there + [3 * unit for unit in range(8, 16)])
     assert read(ledger, ["text"], units=40) == rows(there).select(["ordinal", "text"])
-    assert len(copies(ledger)) == 1
-    assert copies(ledger) != first, "eleven are"
+    assert len(copied(ledger)) == 1
+    assert copied(ledger) != first, "eleven are"
     assert read(ledger, ["text"], units=40) == rows(there).select(["ordinal", "text"])
 
 
@@ -113,7 +113,7 @@ def test_files_that_come_later_are_read_beside_it_until_they_are_many(tmp_path: 
 def test_a_compact_file_may_be_damaged_or_go(ledger: Ledger, harm: str) -> None:
     expected = rows(list(range(300))).select(["ordinal", "text"])
     read(ledger, ["mark"])
-    path = Path(ledger.work.path(f"compact/{LAYER.name}/{copies(ledger)[1]}"))
+    path = Path(ledger.work.path(f"compact/{LAYER.name}/{copied(ledger)[1]}"))
     whole = path.read_bytes()
     if harm == "cut off":
         path.write_bytes(whole[:-100])
@@ -124,7 +124,7 @@ def test_a_compact_file_may_be_damaged_or_go(ledger: Ledger, harm: str) -> None:
     elif harm == "gone":
         path.unlink()
     elif harm == "of other files":  # the first block's, whose files this block does not have
-        path.write_bytes(Path(ledger.work.path(f"compact/{LAYER.name}/{copies(ledger)[0]}")).read_bytes())
+        path.write_bytes(Path(ledger.work.path(f"compact/{LAYER.name}/{copied(ledger)[0]}")).read_bytes())
     else:
         (path.parent / f".{path.name}.x.tmp").write_bytes(whole[:10])
     assert read(ledger, ["text"]) == expected
@@ -149,11 +149,22 @@ def test_where_no_compact_file_can_be_written(ledger: Ledger) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_files_of_a_block_are_compacted_when_asked(ledger: Ledger) -> None:
+    found = Blocks(ledger, [generation(100)], 300)
+    assert [found.block_of(unit) for unit in (0, 39, 40, 99)] == [0, 0, 1, 2]
+    found.compact(LAYER, 1)
+    assert [name[:7] for name in copied(ledger)] == ["000001-"]
+    os.unlink(ledger.files(LAYER)[50])
+    found.compact(LAYER, 1)
+    assert found.read(LAYER, 1, ["mark"])["ordinal"].to_pylist() == [*range(120, 150), *range(153, 240)]
+
+
+@pytest.mark.usefixtures("small")
 def test_fates_are_the_same_with_and_without_compact_files(
     captions: Callable[..., dict[str, Any]], curate: Curate, tmp_path: Path
 ) -> None:
     source = captions([f"{'x' * (n % 9)}" if n % 7 else "fail" for n in range(200)], unit_rows=3)
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"use": "filter.where", "keep": "length(caption) > 1"},
         {"use": "pairsift_toys.later"},
         {"use": "pairsift_toys.broken"},
