@@ -49,7 +49,7 @@ def test_it_loads_and_plans(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    files = {"wordnet": str(tiny_wordnet), **_small_files(tmp_path)}
+    files = {"wordnet": str(tiny_wordnet), "text_model": "null", **_small_files(tmp_path)}
     changes = [f"input.{name}={value}" for name, value in _small_input(written["input"], tmp_path).items()]
     for i, item in enumerate(written["stages"]):
         small = {"model": tiny_blip if item["use"] == "score.matching" else tiny_clip(0), **files}
@@ -84,9 +84,16 @@ def _small_input(entry: dict[str, Any], folder: Path) -> dict[str, str]:
 
 def _small_files(folder: Path) -> dict[str, str]:
     """Parameters of stages that name a file which would have to be fetched, and something tiny in its place."""
-    files = {"path": "list.json", "centroids": "centroids.npy", "listed": "listed.txt", "synsets": "synsets.txt"}
+    files = {
+        "path": "list.json",
+        "centroids": "centroids.npy",
+        "listed": "listed.txt",
+        "reference": "reference.txt",
+        "synsets": "synsets.txt",
+    }
     (folder / files["path"]).write_text(json.dumps(["0" * 32]))  # a query, a domain, an md5
     np.save(folder / files["centroids"], np.eye(3, 8, dtype=np.float32))
     (folder / files["listed"]).write_text("1\n")
+    (folder / files["reference"]).write_text("0" * 64)  # a hash
     (folder / files["synsets"]).write_text("n02084071\n")
     return {name: str(folder / file) for name, file in files.items()}

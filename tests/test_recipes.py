@@ -33,6 +33,7 @@ def run(tmp_path: Path, tiny_clip: Callable[[int], str], tiny_blip: str) -> Call
         for n, stage in enumerate(stages):
             changes += [f"stages.{n}.allow_private_addresses=true"] * (stage["use"] == "download")
             changes += [f"stages.{n}.model={tiny_clip(0)}"] * (stage["use"] == "embed")
+            changes += [f"stages.{n}.text_model=null"] * ("text_model" in stage)  # the tiny model's own stands for it
             changes += [f"stages.{n}.model={tiny_blip}"] * (stage["use"] == "score.matching")
         pairsift.run(CONFIGS / f"{name}.yaml", overrides=changes, runner="local")
         return fates_of(tmp_path / "out" / output)
@@ -226,6 +227,27 @@ def test_rescore_existing(run: Any, dataset: tuple[Path, dict[str, bytes]], tmp_
     facts = json.loads(members["000000000.json"])
     assert facts["similarity"] == 0.30
     assert -1 <= facts["l14_clip_similarity"] <= 1
+
+
+def test_semdedup(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
+    """Two of a kind, a placeholder under many captions, an image of the evaluation set, and one that is much like another."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "evaluation").mkdir()
+    tested, *names = sorted(photos)
+    (tmp_path / "evaluation" / "tested.jpg").write_bytes(photos[tested])
+    pixels = cv2.imdecode(np.frombuffer(photos[names[0]], np.uint8), cv2.IMREAD_COLOR)
+    smaller = bytes(cv2.imencode(".jpg", cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))[1])
+    images = [photos[names[0]], photos[tested], smaller, photos[names[0]], photos[names[1]], *[jpeg(100, 80)] * 21]
+    with tarfile.open(tmp_path / "pool" / "00000.tar", "w") as tar:
+        for n, data in enumerate(images):
+            for extension, member in (("jpg", data), ("txt", f"caption {n}".encode())):
+                info = tarfile.TarInfo(f"{n:05}.{extension}")
+                info.size = len(member)
+                tar.addfile(info, io.BytesIO(member))
+    changes = (f"stages.4.reference={tmp_path / 'evaluation'}", "stages.8.similarity=0.999999")
+    found = run("semdedup", tmp_path / "pool", *changes)
+    first = ["success", "evaluation", "phash within 31 bits", "duplicate image_sha256", "success"]
+    assert found == first + ["placeholder"] * 21
 
 
 def test_dfn(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
