@@ -39,7 +39,7 @@ class Asif(Stage):
     )
     image: str = Field("image_embedding", min_length=1, description="column with the images' vectors")
     text: str = Field("text_embedding", min_length=1, description="column with the texts' vectors")
-    k: int = Field(200, gt=0, description="anchors that a vector stands for; more than there are: all")
+    k: int = Field(100, gt=0, description="anchors that a vector stands for; more than there are: all")
     p: float = Field(4.0, gt=0, description="power of the cosines: the larger, the more the nearest anchors count")
 
     @field_validator("anchors")

@@ -32,8 +32,8 @@ class Matching(Stage):
     processor; EXIF orientation is not applied, alpha is dropped. Captions are cut at `max_tokens`. An image that cannot be
     decoded fails with `image_unreadable`, a pair for which the model gives no number with `not_finite`.
 
-    It runs on a GPU with `resources: {gpus: 1}`. bfloat16 moves probabilities by a hundredth or so, and is several times as fast
-    on a CPU that has instructions for it.
+    It runs on a GPU with `resources: {gpus: 1}`. bfloat16 moves probabilities by a hundredth or so, and is twice as fast on a
+    CPU that has instructions for it.
     """
 
     batch_rows: ClassVar[int] = 32
