@@ -38,6 +38,8 @@ WIDTH = pa.field("width", pa.int32())  # of the stored image
 HEIGHT = pa.field("height", pa.int32())
 ORIGINAL_WIDTH = pa.field("original_width", pa.int32())  # of the image as downloaded
 ORIGINAL_HEIGHT = pa.field("original_height", pa.int32())
+ORIGINAL_BYTES = pa.field("original_bytes", pa.int64())  # of the body as downloaded
+ORIGINAL_FORMAT = pa.field("original_format", pa.string())  # as its first bytes say: jpg, png, webp, gif, bmp, tiff, avif
 EXIF = pa.field("exif", pa.string())  # JSON object of exifread's tags, "{}" if there are none
 SHA256 = pa.field("sha256", pa.string())  # 64 hex digits, over the bytes as downloaded
 

@@ -161,6 +161,8 @@ class Folder:
             yield file
         except BaseException:
             file.discard()
+            with suppress(AttributeError):  # of a file in memory
+                file.closed = True  # else it is closed when it is collected, which writes what is left of it
             raise
         file.close()
 

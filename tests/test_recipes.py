@@ -86,7 +86,7 @@ def test_laion2b_multi(run: Any, listed: Any, web: Any, tmp_path: Path) -> None:
         (web.url("coffee.jpg"), "une tasse de café sur une vieille table en bois"),
         (web.url("none.jpg"), "海滩上两只狗的照片和很好的天气"),
     ]
-    multi = run("laion2b-multi", listed(rows), "stages.8.keep=clip_similarity >= -1", output="multi")
+    multi = run("laion2b-multi", listed(rows), "stages.9.keep=clip_similarity >= -1", output="multi")
     nolang = fates_of(tmp_path / "out" / "nolang")
     assert multi == ["success", "output multi", "not English", "duplicate url", "http_404"]
     assert nolang == ["output nolang", "success", "not English", "duplicate url", "http_404"]
@@ -137,7 +137,7 @@ def test_coyo(run: Any, listed: Any, web: Any) -> None:
         *((web.url(f"rocket.jpg?{n}"), "picture of a thing that everybody has") for n in range(11)),
     ]
     found = run("coyo700m", listed(rows))
-    first = ["success", "duplicate sha256, caption", "caption", "caption", "too_small", "aspect_ratio", "success"]
+    first = ["success", "duplicate phash, caption", "caption", "caption", "too_small", "aspect_ratio", "success"]
     assert found == first + ["more than 10 per caption"] * 11
 
 

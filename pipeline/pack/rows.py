@@ -14,6 +14,7 @@ from pairsift.stages.fates import Status
 KEPT = Status.SUCCESS.value
 REASONS = ["status", "code", "error_message", "rejected_by"]  # of a row's fate
 NOT_PACKED = frozenset({"ordinal", "image_path", "image_offset", "image_length", "image_format", "source_members"})
+_UNKNOWN_TO_IMG2DATASET = frozenset({"original_bytes", "original_format"})
 _COLUMNS_OF_IMG2DATASET = (
     *("caption", "url", "key", "status", "error_message"),
     *("width", "height", "original_width", "original_height", "exif", "sha256"),
@@ -23,10 +24,15 @@ _COLUMNS_OF_IMG2DATASET = (
 def packed_columns(plan: Plan) -> list[str]:
     """The columns of a shard's Parquet: the input's own, img2dataset's, uid, then what stages added, in their order."""
     known = [f for layer in plan.layers for f in layer.schema if f.name in layer.columns]
-    packed = [f.name for f in known if f.name not in NOT_PACKED and not _is_vector(f.type)]
+    left_out = NOT_PACKED | _unknown_to_layout(plan)
+    packed = [f.name for f in known if f.name not in left_out and not _is_vector(f.type)]
     standard = [c for c in _COLUMNS_OF_IMG2DATASET if c in packed or c in ("status", "error_message")]
     own = [c for c in plan.intake.columns if c in packed and c not in standard and c != "uid"]
     return [*own, *standard, "uid", *(c for c in packed if c not in own and c not in standard and c != "uid")]
+
+
+def _unknown_to_layout(plan: Plan) -> frozenset[str]:
+    return _UNKNOWN_TO_IMG2DATASET - {*plan.intake.columns} if plan.config.shards.lists_all else frozenset()
 
 
 def json_columns(table: pa.Table) -> list[str]:
@@ -44,9 +50,9 @@ def gather(plan: Plan, ledger: Ledger, rows: pa.Table, vectors: Sequence[str] = 
     ordinals = rows["ordinal"].to_numpy()
     kept = pc.equal(rows["status"], KEPT).to_numpy()
     units = _units_of(ordinals, read_generations(ledger))
-    table = rows.select(["ordinal"])
+    table, without = rows.select(["ordinal"]), _unknown_to_layout(plan)
     for layer in plan.layers:
-        wanted = [c for c in layer.columns if c in vectors or not _is_vector(layer.schema.field(c).type)]
+        wanted = [c for c in layer.columns if c in vectors or (c not in without and not _is_vector(layer.schema.field(c).type))]
         joined = _read(ledger, layer, units, wanted)
         there = joined["ordinal"].to_numpy()
         places = np.searchsorted(there, ordinals)

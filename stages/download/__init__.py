@@ -39,7 +39,8 @@ class Download(ImageOptions, MannersOptions, Stage):
     queue. Results depend on the bodies that servers send, and on nothing else.
 
     Writes `image` (bytes in `image_format`), `width`, `height`, `original_width`, `original_height` (pixels; the original's
-    before any resizing), `exif` (JSON, null where it cannot be read) and `sha256` or what else `compute_hash` names.
+    before any resizing), `original_bytes` and `original_format` (of the body: jpg, png, webp, gif, bmp, tiff, avif), `exif`
+    (JSON, null where it cannot be read) and `sha256` or what else `compute_hash` names.
     """
 
     version: ClassVar[int] = 2
@@ -117,6 +118,8 @@ class Download(ImageOptions, MannersOptions, Stage):
             schema.HEIGHT,
             schema.ORIGINAL_WIDTH,
             schema.ORIGINAL_HEIGHT,
+            schema.ORIGINAL_BYTES,
+            schema.ORIGINAL_FORMAT,
         ]
         if self.extract_exif:
             fields.append(schema.EXIF)

@@ -26,6 +26,7 @@ from pairsift.stages.download.exif import exif_json
 from pairsift.stages.download.wanted import HashName, Wanted, hex_digest, wanted_of
 from pairsift.stages.fates import Failure
 from pairsift.stages.img2dataset_messages import fetch_failure, resize_failure
+from pairsift.stages.pixels.headers import sniff
 from pairsift.stages.pixels.options import ImageOptions
 
 Row = dict[str, Any]  # column name → value; what is not named is null
@@ -128,6 +129,7 @@ class _Engine:
             raise _Failed(resize_failure(message), message)
         row: Row = {"image": image, "image_format": options.image.encode_format}
         row |= {"width": width, "height": height, "original_width": original_width, "original_height": original_height}
+        row |= {"original_bytes": len(body), "original_format": sniff(body)}
         if options.extract_exif:
             row["exif"] = exif_json(body)
         if options.compute_hash:

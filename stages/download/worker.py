@@ -20,6 +20,7 @@ from pairsift.stages.download.tables import Row, table_of
 from pairsift.stages.download.urls import parse_url
 from pairsift.stages.download.wanted import NOTHING, HashName, Wanted, boxes_of, check_hash, hex_digest
 from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.headers import sniff
 from pairsift.stages.pixels.images import prepare
 from pairsift.stages.pixels.options import ImageOptions
 
@@ -132,6 +133,8 @@ def image_row(body: bytes, options: RowOptions, wanted: Wanted = NOTHING) -> Row
         "height": image.height,
         "original_width": image.original_width,
         "original_height": image.original_height,
+        "original_bytes": len(body),
+        "original_format": sniff(body),
     }
     if options.extract_exif:
         row["exif"] = exif_json(body)

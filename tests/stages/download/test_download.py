@@ -37,6 +37,8 @@ def test_a_photograph_becomes_the_columns_it_should(server: Any, download: Any) 
         "height": 256,
         "original_width": 640,
         "original_height": 427,
+        "original_bytes": len(server.photo),
+        "original_format": "jpg",
         "sha256": hashlib.sha256(server.photo).hexdigest(),
         "failure": None,
         "failure_detail": None,
