@@ -30,7 +30,7 @@ def told(source: Any, *parts: str, overrides: tuple[str, ...] = ()) -> None:
     ("source", "parts"),
     [
         (config({"use": "downlaod"}), ("stages[0]", "unknown stage 'downlaod'", "did you mean download?")),
-        (config({"use": "zzz"}), ("stages[0]", "there are: dedup.exact, download")),
+        (config({"use": "zzz"}), ("stages[0]", "there are: dedup.against, dedup.exact")),
         (config({"use": "sql"}), ("stages[0]", "unknown stage 'sql'")),
         (config({"use": "no.such_package.stage"}), ("stages[0]", "unknown stage 'no.such_package.stage'")),
         (config({"use": "os.path"}), ("stages[0]", "os.path", "exactly one")),
