@@ -90,7 +90,7 @@ def test_layout_is_img2datasets(output: Path, listed: Path, tmp_path: Path) -> N
         if name.endswith(".json"):
             found = json.loads(ours_tar[name])
             assert {key: found[key] for key in json.loads(data)} == json.loads(data)
-            assert set(found) - set(json.loads(data)) == {"uid"}
+            assert set(found) - set(json.loads(data)) == {"uid", "original_bytes", "original_format"}
         else:
             assert ours_tar[name] == data, name
     first = [name.rpartition(".") for name in list(ours_tar)[:3]]
@@ -98,7 +98,7 @@ def test_layout_is_img2datasets(output: Path, listed: Path, tmp_path: Path) -> N
     their_schema = pq.read_schema(theirs / "00000.parquet")
     our_schema = pq.read_schema(output / "shards" / "00000.parquet")
     assert [(f.name, f.type) for f in our_schema if f.name in their_schema.names] == [(f.name, f.type) for f in their_schema]
-    assert set(our_schema.names) - set(their_schema.names) == {"uid"}
+    assert set(our_schema.names) - set(their_schema.names) == {"uid", "original_bytes", "original_format"}
     by_key = {row["key"]: row for row in pq.read_table(theirs / "00000.parquet").to_pylist() if row["status"] == "success"}
     for path in sorted((output / "shards").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
