@@ -51,12 +51,14 @@ def _bar(rows: int, total: int) -> str:
 def where(console: Console, outcome: Outcome) -> None:
     """Where the output lies, and how long it took."""
     config, report = outcome.plan.config, outcome.report
-    console.print(
-        f"shards: {config.output}/shards   every row's fate: {config.output}/fates.parquet", soft_wrap=True, markup=False
-    )
+    places = {"shards": "shards" if outcome.plan.packs else None, "release": "release" if config.release else None}
+    places["every row's fate"] = "fates.parquet"
+    found = [f"{what}: {config.output}/{name}" for what, name in places.items() if name]
+    console.print("   ".join(found), soft_wrap=True, markup=False)
     rate = report["images_per_second"]
     speed = f", {rate:,.0f} images/s downloaded" if rate else ""
-    console.print(f"{report['seconds']:.1f} s, {report['shards_written']:,} shards written{speed}", markup=False)
+    shards = f", {report['shards_written']:,} shards written" if outcome.plan.packs else ""
+    console.print(f"{report['seconds']:.1f} s{shards}{speed}", markup=False)
 
 
 def forecast(found: Survey) -> list[str]:
