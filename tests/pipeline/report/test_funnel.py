@@ -111,7 +111,7 @@ def test_surveys_and_places(console: Console, captions: Callable[..., dict[str, 
     assert "[b]" in before
     outcome = run(config, Options(runner="local"))
     show.where(console, outcome)
-    assert f"shards: {tmp_path}/[out]/shards" in console.export_text().replace("\n", "")
+    assert f"every row's fate: {tmp_path}/[out]/fates.parquet" in console.export_text().replace("\n", "")
     show.survey(console, survey(config))
     after = console.export_text()
     assert "nothing waits to be computed" in after
