@@ -114,7 +114,7 @@ def select(expressions: Mapping[str, str], table: pa.Table) -> pa.Table:
     """
     names = tuple(dict.fromkeys(name for expression in expressions.values() for name in columns_of(expression)))
     _require(names, table.schema.names, "; ".join(expressions.values()))
-    items = ", ".join(f"(\n{expression}\n) AS {_identifier(name)}" for name, expression in expressions.items())
+    items = ", ".join(f"(\n{expression}\n) AS {quoted(name)}" for name, expression in expressions.items())
     try:
         with _registered(table, names) as connection:
             return connection.sql(f"SELECT {items} FROM rows").to_arrow_table()
@@ -122,7 +122,8 @@ def select(expressions: Mapping[str, str], table: pa.Table) -> pa.Table:
         raise ConfigError(f"a column does not work: {_first_lines(error)}") from error
 
 
-def _identifier(name: str) -> str:
+def quoted(name: str) -> str:
+    """A column's name as SQL writes it, whatever is in it."""
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -5,13 +5,14 @@ import pyarrow as pa
 
 from pairsift.pipeline.ledger.layers import Layer, Ledger
 from pairsift.pipeline.plan import Plan
+from pairsift.stages.sql import quoted
 
 
 def ledger_sql(plan: Plan, ledger: Ledger, rows: int) -> str:
     """SELECT of one row per input row, of which there are `rows`, with the columns of all layers, for DuckDB."""
     intake, *layers = plan.layers
-    select = ["i.ordinal", *(f"i.{_name(c)}" for c in intake.columns)]
-    select += [f"l{n}.{_name(c)}" for n, layer in enumerate(layers) for c in layer.columns]
+    select = ["i.ordinal", *(f"i.{quoted(c)}" for c in intake.columns)]
+    select += [f"l{n}.{quoted(c)}" for n, layer in enumerate(layers) for c in layer.columns]
     joins = [f"LEFT JOIN ({_source(ledger, layer, rows)}) l{n} USING (ordinal)" for n, layer in enumerate(layers)]
     return f"SELECT {', '.join(select)} FROM ({_source(ledger, intake, rows)}) i {' '.join(joins)}"
 
@@ -26,15 +27,11 @@ def _source(ledger: Ledger, layer: Layer, rows: int) -> str:
     names = ["ordinal", *layer.columns]
     folder = f"layers/{layer.name}"
     if not ledger.work.names(folder):
-        empty = ", ".join(f"NULL::{_duckdb_type(layer.schema.field(name).type)} AS {_name(name)}" for name in names)
+        empty = ", ".join(f"NULL::{_duckdb_type(layer.schema.field(name).type)} AS {quoted(name)}" for name in names)
         return f"SELECT {empty} WHERE false"
     # A pattern, for there may be a million files. Rows of an intake that was cut short have ordinals from `rows` on.
     files = "".join(f"[{c}]" if c in "*?[" else c for c in ledger.work.path(folder)) + "/*/*.parquet"
-    return f"SELECT {', '.join(map(_name, names))} FROM read_parquet({literal(files)}) WHERE ordinal < {rows}"
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
+    return f"SELECT {', '.join(map(quoted, names))} FROM read_parquet({literal(files)}) WHERE ordinal < {rows}"
 
 
 def _duckdb_type(kind: pa.DataType) -> str:

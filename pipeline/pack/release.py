@@ -65,7 +65,7 @@ def columns_of(plan: Plan) -> dict[str, str]:
     types = pa.schema([field for layer in plan.layers for field in layer.schema if field.name in layer.columns])
     if isinstance(release.columns, str):
         found = {
-            theirs: f'"{next(name for name in ours if name in types.names)}"'
+            theirs: sql.quoted(next(name for name in ours if name in types.names))
             for theirs, ours in _PRESETS[release.columns].items()
             if any(name in types.names for name in ours)
         }

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pairsift.stages.base import Columns, Selector
 from pairsift.stages.fates import Status
+from pairsift.stages.sql import quoted
 
 
 class Exact(Selector):
@@ -24,7 +25,7 @@ class Exact(Selector):
         return tuple(dict.fromkeys(self.by))
 
     def key(self) -> tuple[str, ...]:
-        return tuple(_quoted(name) for name in self.reads())
+        return tuple(quoted(name) for name in self.reads())
 
     def reduce(self) -> str:
         """Two passes that hold only the keys that occur more than once, not a window over all rows."""
@@ -40,7 +41,3 @@ class Exact(Selector):
 
     def label(self) -> str:
         return self.name or f"duplicate {', '.join(self.reads())}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -1,6 +1,5 @@
 """`score.asif`: similarity of image and text from vectors of two encoders that never met, through pairs that are known."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from pairsift.stages.base import OPERATIONAL, Columns, ConfigError, Stage, Transform
+from pairsift.stages.score import heads
 from pairsift.stages.score.heads import unit
 from pairsift.stages.score.vectors import matrix
 from pairsift.stages.storage import absolute
@@ -51,7 +51,7 @@ class Asif(Stage):
         self._load()
 
     def identity(self) -> str:
-        return hashlib.blake2b(Path(self.anchors).read_bytes(), digest_size=16).hexdigest()
+        return heads.identity(self.anchors)
 
     def reads(self) -> Columns:
         return (self.image, self.text)

@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from pairsift.stages.base import Columns, ConfigError, Selector
-from pairsift.stages.select.keys import known, quoted, same
+from pairsift.stages.select.keys import known, same
+from pairsift.stages.sql import quoted
 
 
 class Frequent(Selector):

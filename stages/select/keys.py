@@ -1,13 +1,8 @@
-"""What selectors share: quoted names, sets of columns that agree, and numbers that look random and never change."""
+"""What selectors share: sets of columns that agree, and numbers that look random and never change."""
 
 from collections.abc import Iterable, Sequence
 
 _HEX_DIGITS = 13  # 52 bits: as many as a double holds without rounding
-
-
-def quoted(name: str) -> str:
-    """A column's name as SQL spells it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def same(left: str, right: str, names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from pairsift.stages.base import Columns, Selector
-from pairsift.stages.select.keys import quoted
+from pairsift.stages.sql import quoted
 
 _WORD = r"[^\s\p{Z}]+"  # whatever stands between white space
 

@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from pairsift.stages.base import Columns, ConfigError, Selector
-from pairsift.stages.select.keys import quoted, uniform
+from pairsift.stages.select.keys import uniform
+from pairsift.stages.sql import quoted
 
 
 class Sample(Selector):

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from pairsift.stages.base import Columns, Selector
+from pairsift.stages.sql import quoted
 
 _BUCKETS = 1 << 16  # of equal width over the scores' range; only the one that holds the threshold is sorted
 
@@ -32,7 +33,7 @@ class TopFraction(Selector):
         return tuple(dict.fromkeys((self.by, *self.per)))
 
     def key(self) -> tuple[str, ...]:
-        return tuple(_quoted(name) for name in self.per)
+        return tuple(quoted(name) for name in self.per)
 
     def reduce(self) -> str:
         """Counts by bucket, then a sort of one bucket: memory does not grow with the rows, as it would for a quantile."""
@@ -41,7 +42,7 @@ class TopFraction(Selector):
         xs = ", ".join(f"x.pairsift_g{n}" for n in range(len(groups)))
         grouped = ", ".join(f"{group} AS pairsift_g{n}" for n, group in enumerate(groups))
         same = " AND ".join(f"x.pairsift_g{n} IS NOT DISTINCT FROM t.pairsift_g{n}" for n in range(len(groups)))
-        score = f"CAST({_quoted(self.by)} AS DOUBLE)"
+        score = f"CAST({quoted(self.by)} AS DOUBLE)"
         return f"""
             WITH scored AS (
                 SELECT ordinal, {grouped}, {score} AS score, {"" if self.largest else "-"}{score} AS value FROM rows
@@ -75,7 +76,3 @@ class TopFraction(Selector):
     def label(self) -> str:
         best = "top" if self.largest else "lowest"
         return self.name or f"{best} {self.fraction:g} by {', '.join([self.by, *(f'per {name}' for name in self.per)])}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

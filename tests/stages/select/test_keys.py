@@ -3,7 +3,8 @@ import hashlib
 import duckdb
 import pytest
 
-from pairsift.stages.select.keys import quoted, uniform
+from pairsift.stages.select.keys import uniform
+from pairsift.stages.sql import quoted
 
 
 def test_a_quote_in_a_name_is_doubled() -> None:
