@@ -97,10 +97,7 @@ class ImageParquet(Reader):
         """The columns of vectors, by the first file's."""
         if not self.vectors:
             return []
-        taken = {ours.name for _, ours in self.picks} & self.vectors.keys()
-        if taken:
-            raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the files, too; give it another name")
-        return vector_fields(self._first[0], self.vectors)
+        return vector_fields(self._first[0], self.vectors, (ours.name for _, ours in self.picks))
 
     @cached_property
     def _first(self) -> tuple[str, pa.Schema]:

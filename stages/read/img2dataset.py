@@ -102,10 +102,7 @@ class Img2dataset(Reader):
         """The columns of vectors, by the first shard's."""
         if not self.vectors:
             return []
-        taken = {ours.name for _, ours in self.picks} & self.vectors.keys()
-        if taken:
-            raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the shards, too; give it another name")
-        return vector_fields(_parquet(self.sources()[0].uri), self.vectors)
+        return vector_fields(_parquet(self.sources()[0].uri), self.vectors, (ours.name for _, ours in self.picks))
 
     @cached_property
     def _join(self) -> Join | None:

@@ -126,10 +126,7 @@ class Urls(Reader):
         for source in sources:
             if self._format(source.uri) != "parquet":
                 raise ConfigError(f"input.vectors: {source.uri} is no Parquet file")
-        taken = {ours.name for _, ours in self.picks} & self.vectors.keys()
-        if taken:
-            raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the files, too; give it another name")
-        return vector_fields(sources[0].uri, self.vectors)
+        return vector_fields(sources[0].uri, self.vectors, (ours.name for _, ours in self.picks))
 
     @cached_property
     def picks(self) -> list[Pick]:

@@ -10,7 +10,7 @@ They become unit vectors in float16: one that is longer or shorter is scaled, on
 finite number the row fails.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 
 import numpy as np
@@ -40,12 +40,16 @@ def columns_of_vectors(uri: str, names: Mapping[str, str] | None) -> dict[str, s
     return {ours: theirs for ours, theirs in (names or {}).items() if theirs in found}
 
 
-def vector_fields(uri: str, names: Mapping[str, str]) -> list[pa.Field]:
-    """Columns of float16 vectors, as long as those that belong to the Parquet file `uri`.
+def vector_fields(uri: str, names: Mapping[str, str], picked: Iterable[str]) -> list[pa.Field]:
+    """Columns of float16 vectors, as long as those that belong to the Parquet file `uri`. `picked`: the columns beside them.
 
     Raises:
-        ConfigError: where there are none, where they are no vectors, or where the name is one of pairsift's own.
+        ConfigError: where there are none, where they are no vectors, or where the name is that of a column beside them or one
+            of pairsift's own.
     """
+    taken = names.keys() & set(picked)
+    if taken:
+        raise ConfigError(f"input.vectors: {min(taken)!r} is a column of the files, too; give it another name")
     inside = columns_of_vectors(uri, names)
     with ExitStack() as stack:
         fields = []
