@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ os.environ.setdefault(
 import ray
 import ray.data
 import ray.util.metrics
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -107,6 +108,21 @@ class ChainWorker:
         return {"unit": [number], "reports": [reports], "refused": [refused], "table": [table]}
 
 
+def _rows(dataset: ray.data.Dataset) -> Generator[dict[str, Any]]:
+    """What `dataset.iter_rows()` gives. That leaves threads behind which end the process, without a word, where Ray is shut
+    down soon after an iteration that was given up."""
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.block_refs:
+            yield from ray.get(block).to_pylist()
+
+
+def _end_executions() -> None:
+    """End what Ray Data executes in this process; who iterates over it sees its end. It has no name for this that is public."""
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor):
+            thread.shutdown(force=False)
+
+
 def _refusal(error: ConfigError | OSError) -> str:
     return f"{_CONFIG if isinstance(error, ConfigError) else _SYSTEM}{error}"
 
@@ -136,7 +152,7 @@ class RayRunner:
         with stop.calling(span.fence.ask_to_stop) if span.fence else nullcontext():
             for start in range(0, len(units), _UNITS_AT_ONCE):
                 dataset = self._dataset(span, units[start : start + _UNITS_AT_ONCE])
-                with closing(interruptible(dataset.iter_rows(), stop, self._services)) as rows:
+                with closing(interruptible(_rows(dataset), _end_executions, stop, self._services)) as rows:
                     for row in rows:
                         if row["refused"] == STOPPED:
                             continue

@@ -2,9 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
 from pairsift.pipeline.control.stopping import Stop
 from pairsift.pipeline.runners.services import Services
@@ -14,15 +14,17 @@ STOPPED = "stopped"  # a row's `refused` where its worker had been asked to stop
 _LEAVE_SECONDS = 2.0  # for Ray Data to end, where a run ends before all units are done
 
 
-def interruptible(rows: Iterable[dict[str, Any]], stop: Stop, services: Services) -> Generator[dict[str, Any]]:
+def interruptible(
+    rows: Generator[dict[str, Any]], end: Callable[[], None], stop: Stop, services: Services
+) -> Generator[dict[str, Any]]:
     """The rows as they come, up to the first with a worker's error. Ray Data blocks until it has one, so a thread waits for
-    them, and this one for a stop as well; raises Interrupted some seconds after it was asked for."""
+    them, and this one for a stop as well; raises Interrupted some seconds after it was asked for. `end` makes `rows` end."""
     came: queue.SimpleQueue[tuple[dict[str, Any] | None, BaseException | None]] = queue.SimpleQueue()
     left = threading.Event()
 
     def wait() -> None:
         try:
-            with closing(cast("Generator[dict[str, Any]]", iter(rows))) as given:
+            with closing(rows) as given:
                 for row in given:
                     came.put((row, None))
                     if left.is_set() or row["refused"] not in ("", STOPPED):
@@ -47,5 +49,7 @@ def interruptible(rows: Iterable[dict[str, Any]], stop: Stop, services: Services
             yield row
     finally:  # Ray crashes where it is shut down while the thread still tells it how much was read
         left.set()
+        if thread.is_alive():
+            end()
         thread.join(_LEAVE_SECONDS)
     stop.check()

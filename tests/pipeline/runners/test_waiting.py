@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ class Rows:
     def __init__(self, *refused: str, seconds: float = 0.0) -> None:
         self._refused, self._seconds = refused, seconds
         self.given = 0
+        self.ended = threading.Event()
         self.ended_by: threading.Thread | None = None
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Generator[dict[str, Any]]:
         try:
             for refused in self._refused:
-                time.sleep(self._seconds)
+                if self.ended.wait(self._seconds):
+                    break
                 self.given += 1
                 yield {"refused": refused}
         finally:
@@ -37,15 +39,19 @@ class Rows:
             self.ended_by = threading.current_thread()
 
 
+def nothing() -> None:
+    """How rows end that cannot be ended."""
+
+
 def test_all_rows_come() -> None:
     rows = Rows("", "stopped", "")
-    assert [row["refused"] for row in interruptible(rows, Stop(), Services())] == ["", "stopped", ""]
+    assert [row["refused"] for row in interruptible(iter(rows), nothing, Stop(), Services())] == ["", "stopped", ""]
     assert rows.ended_by is not None
 
 
 def test_nothing_is_read_behind_an_error() -> None:
     rows = Rows("", "system: the disk is full", "", "")
-    reader = interruptible(rows, Stop(), Services())
+    reader = interruptible(iter(rows), nothing, Stop(), Services())
     assert [next(reader)["refused"], next(reader)["refused"]] == ["", "system: the disk is full"]
     reader.close()
     assert rows.given == 2
@@ -55,7 +61,7 @@ def test_nothing_is_read_behind_an_error() -> None:
 
 def test_who_leaves_early_waits_for_the_end() -> None:
     rows = Rows(*[""] * 1000, seconds=0.01)
-    reader = interruptible(rows, Stop(), Services())
+    reader = interruptible(iter(rows), nothing, Stop(), Services())
     next(reader)
     reader.close()
     assert rows.given < 1000
@@ -69,8 +75,19 @@ def test_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     stop.ask("enough")
     began = time.monotonic()
     with pytest.raises(Interrupted, match="enough"):
-        list(interruptible(Rows("", seconds=8), stop, Services()))
+        list(interruptible(iter(Rows("", seconds=8)), nothing, stop, Services()))
     assert time.monotonic() - began < 5
+
+
+def test_rows_that_do_not_come_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that Ray Data has left Ray before who has read from it shuts Ray down."""
+    monkeypatch.setattr("pairsift.pipeline.control.stopping.GRACE_SECONDS", 0.1)
+    stop = Stop()
+    stop.ask("enough")
+    rows = Rows("", seconds=60)
+    with pytest.raises(Interrupted, match="enough"):
+        list(interruptible(iter(rows), rows.ended.set, stop, Services()))
+    assert rows.ended_by is not None
 
 
 def test_the_death_of_the_raylet_is_told(tmp_path: Path, captions: Callable[..., dict[str, Any]]) -> None:
