@@ -24,7 +24,7 @@ demo: $(VENV)/.demo  ## Curate a few photographs, served, downloaded and sifted 
 	$(BIN)/pairsift demo
 
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: lint types imports test  ## Run all that CI runs: lint, types, import rules, tests
 

@@ -78,7 +78,7 @@ def watched(self, share, more):
 Slots._add = watched
 def peak(): return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) // 1024
 async def ask(transform, urls): return await transform(pa.table({"url": urls}))
-stage = Download(allow_private_addresses=True, robots=False, timeout=10, retries=0, connections=256, inflight_bytes=budget,
+stage = Download(allow_private_addresses=True, robots=False, timeout=60, retries=0, connections=256, inflight_bytes=budget,
                  image_size=16)
 with stage.open() as transform:
     asyncio.run(ask(transform, urls[:1]))
