@@ -24,6 +24,7 @@ E = TypeVar("E", bound=Entry)
 _CONTRACTS = (Reader, Stage, Filter, Selector)
 _NAMESPACE = stages.__name__
 _LEAST_BYTES = 16 << 20  # with less, DuckDB does not get through a block
+_MOST_PARTITIONS = 10_000  # each file of a dealt-out selector has a place for each
 _TAKEN = ("work", "log", "shards")  # folders of an output
 
 
@@ -41,6 +42,7 @@ class Config(BaseModel):
     guard: Guard = Guard()
     outputs: tuple[tuple[str, str], ...] = ()  # name and rule; see `outputs.py`
     cut_memory: int | None = None  # bytes; see `cut/database.py`
+    cut_partitions: int | None = None  # see `cut/dealt.py`
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -139,12 +141,19 @@ def _build(data: dict[str, Any]) -> Config:
         guard=_validated(Guard, data.get("guard") or {}, "guard"),
         outputs=_outputs(data.get("outputs") or {}),
         cut_memory=_bytes(data.get("cut_memory"), "cut_memory"),
+        cut_partitions=_partitions(data.get("cut_partitions")),
     )
 
 
 def _bytes(value: Any, place: str) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < _LEAST_BYTES):
         raise ConfigError(f"{place}: must be a number of bytes, at least {_LEAST_BYTES}, not {value!r}")
+    return value
+
+
+def _partitions(value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MOST_PARTITIONS):
+        raise ConfigError(f"cut_partitions: must be a number from 1 to {_MOST_PARTITIONS}, not {value!r}")
     return value
 
 

@@ -1,10 +1,10 @@
 """The whole of a run on one page: plan, take in, compute segment by segment, cut, pack."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pairsift.pipeline.control.guard import Watch
 from pairsift.pipeline.control.lock import Inside, hold
 from pairsift.pipeline.control.stopping import Interrupted, Stop
 from pairsift.pipeline.cut.cut import Cut
+from pairsift.pipeline.cut.dealt import Deal
 from pairsift.pipeline.cut.verdicts import UNREAD
 from pairsift.pipeline.ledger.blocks import Blocks
 from pairsift.pipeline.ledger.compactor import Compactor
@@ -37,6 +38,8 @@ from pairsift.stages.base import ConfigError, Selector
 from pairsift.stages.fates import TRANSIENT
 from pairsift.stages.storage import Folder
 
+T = TypeVar("T")
+R = TypeVar("R")
 _FEW_SHARDS = 8  # that many are packed here sooner than other processes have started
 
 
@@ -185,13 +188,17 @@ class _Run:
 
     @contextmanager
     def _open_cut(self, generations: list[Generation]) -> Iterator[Cut]:
-        memory = self._plan.config.cut_memory
+        memory, deal = self._plan.config.cut_memory, Deal(self._map, self._options.runner)
         with (
-            Cut(self._plan, self._ledger, generations, self._options.limit, memory) as cut,
+            Cut(self._plan, self._ledger, generations, self._options.limit, memory, deal) as cut,
             self._stop.calling(cut.interrupt),
         ):
             yield cut
             self._stop.check()
+
+    def _map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """A function that may write into the work folder, of each item, in any order."""
+        return self._runner().map(Inside(self._fence, function), items, self._stop)
 
     def _write_masks(self, cut: Cut, before: int) -> None:
         """Tell the workers which rows earlier selectors took out, and which were dead before the first step."""

@@ -9,15 +9,18 @@ is what `pairsift stages` prints. Scores never drop rows; filters never compute.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from pairsift.stages.fates import Status
+
+if TYPE_CHECKING:
+    from pairsift.stages.exchange import Tasks, Written
 
 Transform = Callable[[pa.Table], pa.Table | Awaitable[pa.Table]]
 Columns = tuple[str, ...]
@@ -157,6 +160,28 @@ class Filter(Entry, ABC):
         return self.name or self.predicate()
 
 
+@dataclass(frozen=True)
+class Round:
+    """One look at all rows that ends in a small table. Both are DuckDB SELECTs."""
+
+    part: str  # over the table `rows`, of each part or partition by itself; later rounds also see `summary`
+    whole: str  # over the table `found`, what all of them gave; later rounds also see `summary`. It makes the next `summary`
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a selector's work is dealt out to processes none of which sees all rows. All of it is DuckDB SQL.
+
+    Rows stay in the parts of the input where they are, or they meet by `key`. After the rounds, `decide` says in each part or
+    partition who goes. Where several partitions take the same row out, its smallest score is noted.
+    """
+
+    decide: str  # a SELECT like `reduce()`, over `rows` of one part or partition, and `summary` if there are rounds
+    rows: str = 'SELECT * FROM "rows"'  # what of a part's rows is needed; `ordinal` has to be in it
+    key: tuple[str, ...] = ()  # expressions over that: rows that agree in all go to one partition; empty: no row is moved
+    rounds: tuple[Round, ...] = ()
+
+
 class Selector(Entry, ABC):
     """A rule over the whole dataset: dedup, top fraction, balance. Written as key → partition → reduce.
 
@@ -180,6 +205,10 @@ class Selector(Entry, ABC):
     def reduce(self) -> str:
         """A DuckDB SELECT over the table `rows` (ordinal, generation, and `reads()`; only rows still alive) that gives the
         rows that go: (ordinal BIGINT, duplicate_of BIGINT or null: the keeper's ordinal, score DOUBLE or null)."""
+
+    def shares(self) -> Shares | None:
+        """How the work is dealt out; None: one process needs all rows. The same rows go as by `reduce()` over all of them."""
+        return Shares(self.reduce(), key=self.key()) if self.key() else None
 
     def label(self) -> str:
         return self.name or self.use
@@ -209,6 +238,12 @@ class Finder(Selector):
         `rows` has ordinal, generation and `reads()`, types as in the layers, batches of any length. Raises ConfigError for a
         column that is not what it has to be.
         """
+
+    dealable: ClassVar[bool] = False  # whether there is a `deal`
+
+    def deal(self, tasks: "Tasks") -> Iterable["Written | None"]:
+        """The same answer, found by tasks none of which sees all rows, as files of verdicts (`Desk.write`)."""
+        raise NotImplementedError
 
     def key(self) -> tuple[str, ...]:
         return ()

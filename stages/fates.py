@@ -78,6 +78,8 @@ class Failure(str, Enum):
     BLOCKED_URL = "blocked_url"
     BLOCKED_CONTENT = "blocked_content"
     THROTTLED = "throttled"
+    # given up since
+    IMAGE_FREED = "image_freed"
     # decoding, resizing, encoding
     HTML_PAGE = "html_page"
     SVG = "svg"
@@ -168,6 +170,7 @@ _MEANINGS: dict[Failure, _Meaning] = {
     Failure.BLOCKED_URL: _Meaning(_GET, False, "the URL is on a block list"),
     Failure.BLOCKED_CONTENT: _Meaning(_GET, False, "the body is on a block list"),
     Failure.THROTTLED: _Meaning(_GET, True, "the host asks for more time than the row's patience"),
+    Failure.IMAGE_FREED: _Meaning(_GET, True, "pairsift clean --rejects gave the image up, when another rule rejected the row"),
     Failure.HTML_PAGE: _Meaning(_RESIZE, False, "the body is a page of HTML"),
     Failure.SVG: _Meaning(_RESIZE, False, "the body is an SVG drawing"),
     Failure.PDF: _Meaning(_RESIZE, False, "the body is a PDF document"),

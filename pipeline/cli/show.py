@@ -73,6 +73,8 @@ def forecast(found: Survey) -> list[str]:
                 costs.append(f"{step.seconds_waiting:,.0f} s in the stage over all workers")
             about = f", about {' and '.join(costs)}" if costs else ""
             lines.append(f"to compute: {step.waiting:,} rows at {step.label}{about}: {step.why}")
+        if step.dealt:
+            lines.append(f"{step.label}: {step.dealt}")
     if found.complete:
         lines.append("nothing waits to be computed")
     else:

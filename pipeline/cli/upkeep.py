@@ -148,14 +148,18 @@ def _clean(
     paths: Annotated[
         list[str], typer.Argument(metavar="OUTPUT|CONFIG...", help="All that still use the work folder.", show_default=False)
     ],
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Free the stored images of rows that none of them keeps, too.")
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Free what none of these outputs and configs needs: layers of other parameters, images without a layer, dead writes.
 
-    A work folder may have other outputs than those you name: they would have to compute and download again what is freed.
+    A work folder may have other outputs than those you name: they would have to compute and download again what is freed. After
+    --rejects, so would a config with a looser rule: its `run --retry-failed` downloads such images again.
     """
-    cleanings = clean(paths, yes=yes)
+    cleanings = clean(paths, yes=yes, rejects=rejects)
     if as_json:
         print(json.dumps([cleaning.as_dict() for cleaning in cleanings], indent=1))
     for cleaning in [] if as_json else cleanings:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,12 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pairsift.pipeline.control import machine
-from pairsift.pipeline.cut import database, finding, segment
+from pairsift.pipeline.cut import database, dealt, finding, segment
 from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.cut.fates import Fates
+from pairsift.pipeline.cut.parts import Columns, LedgerRows, Parts, read_rows
 from pairsift.pipeline.cut.pool import Pool
-from pairsift.pipeline.cut.verdicts import ALIVE, SET_ASIDE, UNREAD, Verdicts, stopped
+from pairsift.pipeline.cut.verdicts import ALIVE, SET_ASIDE, UNREAD, Verdicts, stopped, waiting
 from pairsift.pipeline.ledger.blocks import Blocks
+from pairsift.pipeline.ledger.freed import FreedImages
 from pairsift.pipeline.ledger.intake import Generation
 from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers
 from pairsift.pipeline.ledger.retry import read_retries
@@ -34,10 +36,13 @@ from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.plan import Plan, Step
 from pairsift.pipeline.sections import Shards
 from pairsift.stages import schema, sql
-from pairsift.stages.base import Filter, Finder, Selector
+from pairsift.stages.base import Filter, Finder, Selector, Shares
+from pairsift.stages.exchange import Exchange
 from pairsift.stages.storage import Folder
 
 __all__ = ["FATES", "Cut", "Pending"]
+
+_ROWS_AT_ONCE = 1 << 16  # of what a query says: some megabytes
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Held(NamedTuple):
 class Cut:
     """The state of one cut. Play it, ask what is pending, and when nothing is, for the fates.
 
-    `memory` is what DuckDB may take for a selector, in bytes; what does not fit goes to a folder spill-… in `work`.
+    `memory` is what DuckDB may take for a selector, in bytes; what does not fit goes to a folder spill-… in `work`. `deal`: who
+    shares the work of selectors with many rows; None: nobody.
     """
 
     def __init__(
@@ -69,8 +75,9 @@ class Cut:
         generations: list[Generation],
         limit: int | None = None,
         memory: int | None = None,
+        deal: dealt.Deal | None = None,
     ) -> None:
-        self.plan, self._ledger, self._generations = plan, ledger, generations
+        self.plan, self._ledger, self._generations, self._deal = plan, ledger, generations, deal
         total = sum(g.rows for g in generations)
         self.rows = total if limit is None else min(limit, total)
         self._retries = read_retries(ledger, generations, plan, self.rows)
@@ -136,6 +143,7 @@ class Cut:
         self._start()
         for first, last in self.plan.segments():
             self._segment(self.plan.steps[first : min(last, end)])
+            self._miss_freed(first, min(last, end))
             pending = [Pending(step, rows) for step, rows in self._verdicts.pending().items()]
             if pending or last >= end:
                 return pending
@@ -220,6 +228,18 @@ class Cut:
         query = segment.segment_sql(steps)
         deque(self._pool.each(lambda block: self._play_block(block, steps, columns, query)), maxlen=0)
 
+    def _miss_freed(self, first: int, end: int) -> None:
+        """Have rows fail at the step that made their image where it has been freed, and is needed: see ledger/freed.py."""
+        for step in self.plan.steps[:end]:
+            if step.layer and step.makes_images and (freed := FreedImages(self._ledger.work, step.layer.name)):
+                tried = self._retries.originals[self._retries.steps == step.index] if step.index >= first else []
+                packed = self.plan.packs and end == len(self.plan.steps)
+                for bounds in self._blocks.bounds:
+                    ordinals = freed.between(*bounds)
+                    marks = self._verdicts.marks[ordinals]
+                    needed = (marks > waiting(step.index)) | ((marks == ALIVE) & (packed | np.isin(ordinals, tried)))
+                    self._verdicts.set(ordinals[needed], stopped(step.index))
+
     def _play_block(self, block: int, steps: Sequence[Step], columns: set[str], query: str) -> None:
         rows = self._alive(block, columns, [s for s in steps if s.layer])
         if not len(rows):
@@ -264,6 +284,9 @@ class Cut:
     def _select(self, step: Step) -> None:
         entry = step.entry
         assert isinstance(entry, Selector)
+        if dealt.dealable(entry) and (partitions := self._partitions()) > 1:
+            self._select_dealt(step, partitions)
+            return
         if isinstance(entry, Finder):
             tables = self._pool.each(lambda block: self._selected(block, step))
             self._note(step, finding.found(entry, tables, f"{self._spill}/found", self._pool.check))
@@ -278,10 +301,27 @@ class Cut:
             return
         columns = "ordinal::BIGINT AS ordinal, duplicate_of::BIGINT AS duplicate_of, score::DOUBLE AS score"
         database.execute(self.con, f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
-        self._note(step, self.con.sql("FROM gone").to_arrow_reader(1 << 20))
+        self._note(step, self.con.sql("FROM gone").to_arrow_reader(_ROWS_AT_ONCE))
         self.con.execute('DROP TABLE "rows"; DROP TABLE gone')
 
-    def _note(self, step: Step, gone: pa.RecordBatchReader) -> None:
+    def _partitions(self) -> int:
+        """How many partitions a selector's work is dealt out to now; 1: it is not."""
+        if self._deal is None or not self._blocks.count:
+            return 1
+        return self._deal.partitions(self.plan.config, self._verdicts.counts().get(ALIVE, 0))
+
+    def _select_dealt(self, step: Step, partitions: int) -> None:
+        assert self._deal is not None
+        entry, work = step.entry, self._ledger.work
+        plain = not isinstance(entry, Finder)
+        load = LedgerRows(work.uri, tuple(self._generations), self.rows, self._columns(step), plain)
+        parts = Parts(self._blocks, lambda block: self._rows_for(block, step))
+        with dealt.scratch(work, self._spill) as folder:
+            given = (load, parts, self._deal, partitions, Exchange(work, f"{folder}/rows"), self._memory)
+            tables = dealt.find(entry, *given) if isinstance(entry, Finder) else dealt.select(_shares(entry), *given)
+            self._note(step, (batch for table in tables for batch in table.to_batches()))
+
+    def _note(self, step: Step, gone: Iterable[pa.RecordBatch]) -> None:
         """Mark what a selector takes out; `gone` has ordinal, duplicate_of, score."""
         for batch in gone:
             ordinals, keepers, scores = batch.columns
@@ -300,16 +340,32 @@ class Cut:
 
     def _selected(self, block: int, step: Step) -> pa.Table:
         """What a selector sees of a block."""
-        entry = step.entry
-        rows = self._alive(block, set(entry.reads()))
+        rows = self._rows_for(block, step)
+        table = read_rows(self._blocks, self._generations, self._columns(step), block, rows)
+        return table if isinstance(step.entry, Finder) else segment.readable(table)
+
+    def _rows_for(self, block: int, step: Step) -> Numbers:
+        """The places in a block of the rows that a selector sees: alive, and no repeated ones that share another's verdict."""
+        first, end = self._blocks.bounds[block]
+        alive = self._verdicts.alive(first, end)
         if len(self._retries.ordinals):
             sharing = self._retries.ordinals[self._retries.sharing(step.index)]
-            rows = rows.filter(pa.array(~np.isin(rows["ordinal"].to_numpy(), sharing)))
-        ends = [g.end_ordinal for g in self._generations]
-        generations = np.searchsorted(ends, rows["ordinal"].to_numpy(), "right")
-        numbers = np.array([g.number for g in self._generations])
-        rows = rows.append_column("generation", pa.array(numbers[generations], pa.int64()))
-        return rows if isinstance(entry, Finder) else segment.readable(rows)
+            alive[sharing[(sharing >= first) & (sharing < end)] - first] = False
+        return np.flatnonzero(alive)
+
+    def _columns(self, step: Step) -> Columns:
+        """The columns that a selector reads, by layer."""
+        found: dict[Layer, list[str]] = {}
+        for name in sorted(set(step.entry.reads()) - {schema.ORDINAL.name}):
+            found.setdefault(self.plan.layer_of(name), []).append(name)
+        return tuple((layer, tuple(names)) for layer, names in found.items())
+
+
+def _shares(entry: object) -> Shares:
+    assert isinstance(entry, Selector)
+    shares = entry.shares()
+    assert shares is not None
+    return shares
 
 
 def _spill_folder(work: Folder) -> str:

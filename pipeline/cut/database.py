@@ -14,11 +14,16 @@ MEMORY_OF_A_THREAD = 32 << 20  # bytes
 MOST_OF_THE_MACHINE = 0.3  # share of its memory, for a query that cannot do with less
 
 
-def connect(spill: str, memory: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB that may take so many bytes of memory (None: 32 MiB for each thread), and beyond it uses the folder `spill`."""
+def connect(spill: str, memory: int | None = None, share: float = 1) -> duckdb.DuckDBPyConnection:
+    """A DuckDB that may take so many bytes of memory (None: 32 MiB for each thread), and beyond it uses the folder `spill`.
+
+    `share`: how much of the machine is this one's, where several processes have one each: of its threads, and of the memory
+    that a query gets which cannot do with less.
+    """
     con = duckdb.connect()
     con.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
-    con.execute(f"SET threads = {machine.processors()}")
+    con.execute(f"SET threads = {max(1, round(share * machine.processors()))}")
+    con.execute(f"SET VARIABLE most = {int(share * MOST_OF_THE_MACHINE * machine.memory())}")
     _limit(con, memory or MEMORY_OF_A_THREAD * machine.processors())
     con.execute(sql.KEEP_TRY_WHOLE)
     con.execute(f"SET temp_directory = {literal(spill)}")
@@ -31,8 +36,7 @@ def execute(con: duckdb.DuckDBPyConnection, query: str) -> None:
         try:
             con.execute(query)
         except duckdb.OutOfMemoryException:
-            given: int = con.execute("SELECT getvariable('memory')").fetchall()[0][0]
-            most = int(MOST_OF_THE_MACHINE * machine.memory())
+            given, most = con.execute("SELECT getvariable('memory'), getvariable('most')").fetchall()[0]
             if given >= most:
                 raise
             _limit(con, min(2 * given, most))

@@ -116,8 +116,9 @@ class Fates:
         for step in np.unique(steps).tolist():
             if step in layers:
                 table = self._blocks.read(layers[step], block, ["failure", "failure_detail"])
-                if step == UNREAD:  # what could be read, and ended there all the same, was removed
-                    table = table.set_column(1, "failure", table["failure"].fill_null(Failure.REMOVED.value))
+                # What had come through, and ended there all the same.
+                since = Failure.REMOVED if step == UNREAD else Failure.IMAGE_FREED
+                table = table.set_column(1, "failure", table["failure"].fill_null(since.value))
                 places = table["ordinal"].to_numpy() - first
                 here = steps[places] == step
                 rows.append(places[here])

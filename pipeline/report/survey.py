@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pairsift.pipeline.config import Config, load_config
+from pairsift.pipeline.cut import dealt
 from pairsift.pipeline.cut.cut import Cut, Held
 from pairsift.pipeline.ledger.intake import Intake
 from pairsift.pipeline.ledger.layers import Ledger
@@ -13,7 +14,7 @@ from pairsift.pipeline.pack.shards import planned_shards, shards_to_write
 from pairsift.pipeline.plan import Plan, Step, make_plan
 from pairsift.pipeline.report.manifest import read_json
 from pairsift.stages import schema
-from pairsift.stages.base import ConfigError, Filter, Source, Stage
+from pairsift.stages.base import ConfigError, Filter, Selector, Source, Stage
 from pairsift.stages.storage import Folder, is_remote
 
 _BYTES_BESIDE_IMAGE = 4096  # of a sample: three tar headers, padding, JSON, caption
@@ -40,6 +41,7 @@ class StepSurvey:
     bytes_waiting: int | None = None
     seconds_waiting: float | None = None
     why: str | None = None  # rows wait
+    dealt: str | None = None  # how a selector's work is dealt out, where it is
 
 
 @dataclass
@@ -96,7 +98,7 @@ def survey(config: Config, limit: int | None = None) -> Survey:
         generations=len(generations),
         units=sum(g.units for g in generations),
         new_sources=intake.new_sources(),
-        steps=[_step(step) for step in plan.steps],
+        steps=[_step(step, plan.config, sum(g.rows for g in generations)) for step in plan.steps],
         report=read_json(Folder(config.output), "run.json"),
         free={folder: free for folder in (config.work, config.output) if (free := _free(folder)) is not None},
     )
@@ -108,6 +110,20 @@ def survey(config: Config, limit: int | None = None) -> Survey:
         if found.complete and plan.packs:
             found.shards = _look_at_shards(cut, plan)
     return found
+
+
+def _dealt(step: Step, config: Config, rows: int) -> str | None:
+    """What a run over so many rows does with a selector."""
+    if not isinstance(step.entry, Selector):
+        return None
+    count = dealt.partitions(config, "ray", rows)
+    if count == 1:
+        return None
+    if not dealt.dealable(step.entry):
+        return "one process sees all rows: this rule cannot be dealt out"
+    if config.cut_partitions is None:
+        return f"dealt out to tasks, in up to {count:,} partitions, if it runs on Ray"
+    return f"dealt out to tasks, in {count:,} partitions"
 
 
 def _look_at_layer(found: StepSurvey, step: Step, held: Held, waiting: int, report: dict[str, Any] | None) -> None:
@@ -152,11 +168,13 @@ def _free(folder: str) -> int | None:
     return shutil.disk_usage(folder).free
 
 
-def _step(step: Step) -> StepSurvey:
+def _step(step: Step, config: Config, rows: int) -> StepSurvey:
     entry = step.entry
     kind = "stage" if isinstance(entry, Stage) else "filter" if isinstance(entry, Filter) else "selector"
     layer = step.layer.name if step.layer else None
-    return StepSurvey(step.index, kind, step.label, tuple(entry.reads()), tuple(step.writes.names), layer)
+    return StepSurvey(
+        step.index, kind, step.label, tuple(entry.reads()), tuple(step.writes.names), layer, dealt=_dealt(step, config, rows)
+    )
 
 
 def output_config(output: str) -> Config:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pairsift.pipeline.ledger.freed import FreedImages
 from pairsift.pipeline.ledger.intake import Generation, unit_rows
 from pairsift.pipeline.ledger.layers import UNITS_PER_FOLDER, unit_path
 from pairsift.pipeline.ledger.tombstones import Tombstones
@@ -171,7 +172,7 @@ class UnitCheck:
 
     def _payload_faults(self, path: str, wanted: dict[int, Reference]) -> Iterator[str]:
         left = dict(wanted)
-        removed = self._removed()
+        removed, freed = self._removed(), self._freed(path)
         try:
             size = self.work.filesystem.size(self.work.path(path))
             with self.work.filesystem.open(self.work.path(path), "rb") as file:
@@ -181,6 +182,8 @@ class UnitCheck:
                         continue
                     if reference.ordinal in removed:
                         fault = _REMOVED if any(member.data) else None
+                    elif reference.ordinal in freed:
+                        fault = None
                     else:
                         fault = self._member_fault(member, reference)
                     if fault:
@@ -212,6 +215,10 @@ class UnitCheck:
                     table = tables.parse(file.read(), ["ordinal", *columns])
                 removed |= set(table["ordinal"].filter(pa.array(tombstones.mask(table))).to_pylist())
         return removed
+
+    def _freed(self, payload: str) -> set[int]:
+        """Rows of the unit whose images in a payload `clean --rejects` has given up: they may be zeros."""
+        return set(FreedImages(self.work, payload.split("/")[1]).between(self.first, self.end).tolist())
 
     def _source(self, found: Findings, path: str, wanted: list[Reference]) -> None:
         """A source tar is not ours: only whether it still reaches as far as the layer counts on."""

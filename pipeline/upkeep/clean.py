@@ -18,11 +18,14 @@ import pyarrow.compute as pc
 
 from pairsift.pipeline.config import Config, load_config
 from pairsift.pipeline.control.lock import hold, holder
+from pairsift.pipeline.ledger import freed
 from pairsift.pipeline.ledger.intake import read_generations
 from pairsift.pipeline.ledger.layers import Ledger
+from pairsift.pipeline.outputs import configs_of
 from pairsift.pipeline.report.survey import output_config
 from pairsift.pipeline.results import Results
 from pairsift.pipeline.upkeep import tables
+from pairsift.pipeline.upkeep.rejects import Rejects
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder, is_remote
 
@@ -58,11 +61,12 @@ class Cleaning:
         return {**asdict(self), "kinds": kinds, "bytes": self.bytes}
 
 
-def clean(paths: Iterable[str], *, yes: bool) -> list[Cleaning]:
-    """Look at the work folders of these outputs and configs, and with `yes`, free what can go.
+def clean(paths: Iterable[str], *, yes: bool, rejects: bool = False) -> list[Cleaning]:
+    """Look at the work folders of these outputs and configs, and with `yes`, free what can go; with `rejects`, also images of
+    rows that none of them keeps.
 
     Of a config, what its output was last made with counts as needed, too. Raises ConfigError where a path is neither, or a
-    run is at work there.
+    run is at work there; with `rejects`, also where a run has not come to its end, or work is on an object store.
     """
     configs: dict[str, list[tuple[str, Config]]] = {}
     for path in paths:
@@ -79,6 +83,8 @@ def clean(paths: Iterable[str], *, yes: bool) -> list[Cleaning]:
                         f"{uri}: a run is at work there (process {at_work['pid']} on {at_work['host']}); wait for it"
                     )
             cleanings.append(_clean(Folder(work), needed, yes=yes))
+            if rejects:
+                _clean_rejects(cleanings[-1], needed, yes=yes)
     return cleanings
 
 
@@ -97,14 +103,14 @@ def _clean(work: Folder, needed: list[tuple[str, Config]], *, yes: bool) -> Clea
     cleaning = Cleaning(work.uri, list(dict.fromkeys(path for path, _ in needed)))
     listed: set[str] = set()
     for what, found in _kinds(work, used):
-        freed = Freed(what)
+        kind = Freed(what)
         for name, size in found:
             if name not in listed:
                 listed.add(name)
-                freed.files.append(name)
-                freed.bytes += size
-        if freed.files:
-            cleaning.kinds.append(freed)
+                kind.files.append(name)
+                kind.bytes += size
+        if kind.files:
+            cleaning.kinds.append(kind)
     outputs = {config.output: Folder(config.output) for _, config in needed if config.output != work.uri}
     scratch = [(output, name, size) for output in outputs.values() for name, size in _temporary(output)]
     if yes:
@@ -119,6 +125,15 @@ def _clean(work: Folder, needed: list[tuple[str, Config]], *, yes: bool) -> Clea
     return cleaning
 
 
+def _clean_rejects(cleaning: Cleaning, needed: list[tuple[str, Config]], *, yes: bool) -> None:
+    plans = [Results(one).plan for _, config in needed for one in (configs_of(config) if config.outputs else [config])]
+    rejects = Rejects(Folder(cleaning.work), plans)
+    if rejects.payloads:
+        cleaning.kinds.append(Freed("images of rows that none of these keeps, within", rejects.payloads, rejects.bytes))
+    if yes:
+        rejects.free()
+
+
 def _kinds(work: Folder, used: set[str]) -> Iterator[tuple[str, Iterable[Found]]]:
     for name in work.names("layers"):
         if name not in used:
@@ -129,6 +144,9 @@ def _kinds(work: Folder, used: set[str]) -> Iterator[tuple[str, Iterable[Found]]
     for name in work.names("compact"):
         if name not in used:
             yield f"copies of {name}", _files(work, f"compact/{name}")
+    for name in work.names(freed.FOLDER):
+        if name not in used:
+            yield f"notes on freed images of {name}", _files(work, f"{freed.FOLDER}/{name}")
     orphans = (_orphans(work, name) for name in work.names("payloads") if name in used)
     yield "images that no layer cites", chain.from_iterable(orphans)
     yield "rows of an intake that did not end", _beyond_generations(work)

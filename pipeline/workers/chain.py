@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pairsift.pipeline.cut.verdicts import UNREAD
+from pairsift.pipeline.ledger.freed import FreedImages
 from pairsift.pipeline.ledger.intake import Generation, read_generations, unit_rows
 from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers, merge, part_path, scatter
 from pairsift.pipeline.ledger.tombstones import Tombstones
@@ -45,6 +46,8 @@ class Chain:
         self._ledger = Ledger(span.plan.config.work)
         self._generations: list[Generation] = read_generations(self._ledger)
         self._tombstones = Tombstones.load(self._ledger.work)
+        images = [step for step in span.plan.steps if step.layer and step.makes_images]
+        self._freed = {step.index: FreedImages(self._ledger.work, _layer(step).name) for step in images}
         self._transforms: dict[int, Transform] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._isolating = asyncio.Lock()
@@ -133,6 +136,8 @@ class Chain:
                 unit.set(field_, scatter(rows, table[field_.name], len(unit.table)))
         fine = np.zeros(len(unit.table), bool)
         fine[rows] = table["failure"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+        if step.makes_images:
+            fine[self._freed[step.index].between(unit.first, unit.first + len(fine)) - unit.first] = False
         unit.alive &= fine
 
     async def _compute(self, unit: Unit, step: Step, report: UnitReport) -> None:

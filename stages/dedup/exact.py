@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, Selector
+from pairsift.stages.base import Columns, Selector, Shares
 from pairsift.stages.fates import Status
 from pairsift.stages.sql import quoted
 
@@ -30,7 +30,7 @@ class Exact(Selector):
     def reduce(self) -> str:
         """Two passes that hold only the keys that occur more than once, not a window over all rows."""
         key = self.key()
-        known = " AND ".join(f"{name} IS NOT NULL" for name in key)
+        known = self._known()
         same = " AND ".join(f"rows.{name} = repeated.{name}" for name in key)
         return (
             "SELECT rows.ordinal AS ordinal, repeated.pairsift_keeper AS duplicate_of, CAST(NULL AS DOUBLE) AS score FROM rows "
@@ -38,6 +38,12 @@ class Exact(Selector):
             f"GROUP BY {', '.join(key)} HAVING count(*) > 1) AS repeated ON {same} "
             "WHERE rows.ordinal <> repeated.pairsift_keeper"
         )
+
+    def shares(self) -> Shares:
+        return Shares(self.reduce(), rows=f'SELECT * FROM "rows" WHERE {self._known()}', key=self.key())
+
+    def _known(self) -> str:
+        return " AND ".join(f"{name} IS NOT NULL" for name in self.key())
 
     def label(self) -> str:
         return self.name or f"duplicate {', '.join(self.reads())}"

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, Selector
+from pairsift.stages.base import Columns, Round, Selector, Shares
 from pairsift.stages.select.keys import uniform
 from pairsift.stages.sql import quoted
 
@@ -34,20 +34,33 @@ class Balance(Selector):
         return ()
 
     def reduce(self) -> str:
-        generation = "generation" if self.frozen else "0"
         return f"""
-            WITH matches AS (
-                SELECT ordinal, uid, {generation} AS born, unnest({quoted(self.entries)}) AS entry FROM rows
-            ),
+            WITH {self._matches()},
             counted AS (SELECT entry, born, count(*) AS held FROM matches GROUP BY entry, born),
-            chances AS (
-                SELECT entry, born,
-                    least(1, CAST({self.per_entry} AS DOUBLE) / sum(held) OVER (PARTITION BY entry ORDER BY born)) AS chance
-                FROM counted
-            ),
+            chances AS ({self._chances("counted")}),
+            {self._drawn("chances")}"""
+
+    def shares(self) -> Shares:
+        """Entries are counted where the rows are; only their counts are brought together."""
+        count = f"WITH {self._matches()} SELECT entry, born, count(*) AS held FROM matches GROUP BY entry, born"
+        counted = "(SELECT entry, born, sum(held) AS held FROM found GROUP BY entry, born)"
+        return Shares(f"WITH {self._matches()}, {self._drawn('summary')}", rounds=(Round(count, self._chances(counted)),))
+
+    def _matches(self) -> str:
+        generation = "generation" if self.frozen else "0"
+        entry = f"unnest({quoted(self.entries)}) AS entry"
+        return f"matches AS (SELECT ordinal, uid, {generation} AS born, {entry} FROM rows)"
+
+    def _chances(self, counted: str) -> str:
+        chance = f"least(1, CAST({self.per_entry} AS DOUBLE) / sum(held) OVER (PARTITION BY entry ORDER BY born))"
+        return f"SELECT entry, born, {chance} AS chance FROM {counted}"
+
+    def _drawn(self, chances: str) -> str:
+        return f"""
             drawn AS (
                 SELECT ordinal, max(chance) AS score, bool_or({uniform(self.seed, ["uid", "matches.entry"])} < chance) AS stays
-                FROM matches JOIN chances ON matches.entry = chances.entry AND matches.born = chances.born GROUP BY ordinal
+                FROM matches JOIN {chances} AS chances ON matches.entry = chances.entry AND matches.born = chances.born
+                GROUP BY ordinal
             )
             SELECT rows.ordinal AS ordinal, CAST(NULL AS BIGINT) AS duplicate_of, drawn.score AS score
             FROM rows LEFT JOIN drawn ON rows.ordinal = drawn.ordinal WHERE NOT coalesce(drawn.stays, false)"""

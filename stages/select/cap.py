@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, Selector
+from pairsift.stages.base import Columns, Selector, Shares
 from pairsift.stages.select.keys import known, same
 from pairsift.stages.sql import quoted
 
@@ -40,6 +40,9 @@ class Cap(Selector):
             f"SELECT rows.ordinal AS ordinal, {value} AS score, row_number() OVER (PARTITION BY {partition} ORDER BY {order}) "
             f"AS place FROM rows JOIN ({full}) AS full_groups ON {same('rows', 'full_groups', key)}) WHERE place > {self.rows}"
         )
+
+    def shares(self) -> Shares:
+        return Shares(self.reduce(), rows=f'SELECT * FROM "rows" WHERE {known(self.key())}', key=self.key())
 
     def label(self) -> str:
         best = f" by {self.best}" if self.best else ""

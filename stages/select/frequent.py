@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, ConfigError, Selector
+from pairsift.stages.base import Columns, ConfigError, Selector, Shares
 from pairsift.stages.select.keys import known, same
 from pairsift.stages.sql import quoted
 
@@ -59,6 +59,9 @@ class Frequent(Selector):
             SELECT ordinal, CAST(NULL AS BIGINT) AS duplicate_of, CAST(upto AS DOUBLE) AS score
             FROM rows JOIN found ON {same("rows", "found", key)} AND {"rows.generation" if self.frozen else "0"} >= since
             WHERE {known(f"rows.{quoted(name)}" for name in self.reads())}"""
+
+    def shares(self) -> Shares:
+        return Shares(self.reduce(), rows=f'SELECT * FROM "rows" WHERE {known(map(quoted, self.reads()))}', key=self.key())
 
     def label(self) -> str:
         of = f" {', '.join(self.distinct)}" if self.distinct else ""

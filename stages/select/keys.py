@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-_HEX_DIGITS = 13  # 52 bits: as many as a double holds without rounding
+_HEX_DIGITS = 13
+DRAWN_BITS = 4 * _HEX_DIGITS  # 52: as many as a double holds without rounding
 
 
 def same(left: str, right: str, names: Iterable[str]) -> str:
@@ -20,6 +21,11 @@ def uniform(seed: int, expressions: Sequence[str]) -> str:
 
     The first 52 bits of an md5: the same in every version of every database, whatever the order of the rows.
     """
+    return f"(CAST({drawn(seed, expressions)} AS DOUBLE) / {16**_HEX_DIGITS})"
+
+
+def drawn(seed: int, expressions: Sequence[str]) -> str:
+    """SQL: the number that `uniform` makes a fraction of, a BIGINT of DRAWN_BITS bits."""
     text = ", ".join(f"CAST({expression} AS VARCHAR)" for expression in expressions)
     digits = f"left(md5(concat_ws('/', '{seed:d}', {text})), {_HEX_DIGITS})"
-    return f"(CAST(CAST(concat('0x', {digits}) AS BIGINT) AS DOUBLE) / {16**_HEX_DIGITS})"
+    return f"CAST(concat('0x', {digits}) AS BIGINT)"

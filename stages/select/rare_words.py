@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, Selector
+from pairsift.stages.base import Columns, Round, Selector, Shares
 from pairsift.stages.sql import quoted
 
 _WORD = r"[^\s\p{Z}]+"  # whatever stands between white space
@@ -32,26 +32,50 @@ class RareWords(Selector):
 
     def reduce(self) -> str:
         """The count that the last word of the vocabulary has is found among counts of counts: nothing large is sorted."""
-        generation = "generation" if self.frozen else "0"
         return f"""
-            WITH split AS (
-                SELECT ordinal, {generation} AS born, regexp_extract_all(lower({quoted(self.by)}), '{_WORD}') AS words FROM rows
-            ),
-            tokens AS (
-                SELECT ordinal, born, unnest(list_concat(words,
-                    [words[i] || ' ' || words[i + 1] FOR i IN range(1, CAST(len(words) AS BIGINT))])) AS token
-                FROM split
-            ),
+            WITH tokens AS ({self._tokens()}),
             counted AS (SELECT born, token, count(*) AS held FROM tokens GROUP BY born, token),
             sizes AS (SELECT born, held, count(*) AS many FROM counted GROUP BY born, held),
-            summed AS (SELECT born, held, sum(many) OVER (PARTITION BY born ORDER BY held DESC) AS known FROM sizes),
-            least_known AS (SELECT born, max(held) AS held FROM summed WHERE known >= {self.vocabulary} GROUP BY born),
-            rare AS (
-                SELECT born, token, counted.held AS held FROM counted JOIN least_known USING (born)
-                WHERE counted.held < least_known.held
-            )
-            SELECT ordinal, CAST(NULL AS BIGINT) AS duplicate_of, CAST(min(held) AS DOUBLE) AS score
-            FROM tokens JOIN rare USING (born, token) GROUP BY ordinal"""
+            least_known AS ({self._least_known("sizes")}),
+            {_gone("tokens", "least_known")}"""
+
+    def shares(self) -> Shares:
+        """Each word and pair meets with its like, and is counted there; only how many have which count is brought together."""
+        counted = 'WITH counted AS (SELECT born, token, count(*) AS held FROM "rows" GROUP BY born, token)'
+        return Shares(
+            f"{counted}, {_gone('rows', 'summary')}",
+            rows=self._tokens(),
+            key=("token",),
+            rounds=(
+                Round(
+                    f"{counted} SELECT born, held, count(*) AS many FROM counted GROUP BY born, held",
+                    self._least_known("(SELECT born, held, sum(many) AS many FROM found GROUP BY born, held)"),
+                ),
+            ),
+        )
+
+    def _tokens(self) -> str:
+        generation = "generation" if self.frozen else "0"
+        words = f"regexp_extract_all(lower({quoted(self.by)}), '{_WORD}') AS words"
+        pairs = "[words[i] || ' ' || words[i + 1] FOR i IN range(1, CAST(len(words) AS BIGINT))]"
+        return f"""
+            SELECT ordinal, born, unnest(list_concat(words, {pairs})) AS token
+            FROM (SELECT ordinal, {generation} AS born, {words} FROM rows)"""
+
+    def _least_known(self, sizes: str) -> str:
+        """The count of the last word of the vocabulary, by generation."""
+        summed = f"SELECT born, held, sum(many) OVER (PARTITION BY born ORDER BY held DESC) AS known FROM {sizes}"
+        return f"SELECT born, max(held) AS held FROM ({summed}) WHERE known >= {self.vocabulary} GROUP BY born"
 
     def label(self) -> str:
         return self.name or f"words outside the {self.vocabulary} most frequent of {self.by}"
+
+
+def _gone(tokens: str, least_known: str) -> str:
+    return f"""
+            rare AS (
+                SELECT born, token, counted.held AS held FROM counted JOIN {least_known} AS least_known USING (born)
+                WHERE counted.held < least_known.held
+            )
+            SELECT ordinal, CAST(NULL AS BIGINT) AS duplicate_of, CAST(min(held) AS DOUBLE) AS score
+            FROM {tokens} JOIN rare USING (born, token) GROUP BY ordinal"""

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, ConfigError, Selector
-from pairsift.stages.select.keys import uniform
+from pairsift.stages.base import Columns, ConfigError, Round, Selector, Shares
+from pairsift.stages.select.keys import DRAWN_BITS, drawn, uniform
 from pairsift.stages.sql import quoted
 
 
@@ -43,6 +43,44 @@ class Sample(Selector):
             return f"{gone} WHERE number >= CAST('{self.fraction!r}' AS DOUBLE)"
         kept = f"SELECT ordinal FROM ({drawn}) ORDER BY generation, number, ordinal LIMIT {self.count}"
         return f"{gone} AS drawn ANTI JOIN ({kept}) AS kept ON drawn.ordinal = kept.ordinal"
+
+    def shares(self) -> Shares:
+        """No row is moved. The last row that stays is found some bits at a time, by counting: of its number, then of its
+        ordinal."""
+        if self.fraction is not None:
+            return Shares(self.reduce())
+        number = drawn(self.seed, [quoted(name) for name in self.reads()])
+        numbered = f"(SELECT ordinal, generation, {number} AS number FROM rows) AS rows"
+        same = "JOIN summary AS last ON rows.generation = last.generation AND"
+        looks = [
+            (f"rows.number >> {DRAWN_BITS - 16}", ""),
+            (f"rows.number >> {DRAWN_BITS - 34}", f"{same} rows.number >> {DRAWN_BITS - 16} = last.number"),
+            ("rows.number", f"{same} rows.number >> {DRAWN_BITS - 34} = last.number"),
+            ("rows.ordinal >> 20", f"{same} rows.number = last.number"),
+            ("rows.ordinal", f"{same} rows.number = last.number AND rows.ordinal >> 20 = last.ordinal"),
+        ]
+        count = "SELECT rows.generation AS generation, {} AS bucket, count(*) AS held FROM {} {} GROUP BY ALL"
+        return Shares(
+            f"""
+            SELECT rows.ordinal AS ordinal, CAST(NULL AS BIGINT) AS duplicate_of,
+                CAST(rows.number AS DOUBLE) / {1 << DRAWN_BITS} AS score
+            FROM {numbered}, summary AS last
+            WHERE (rows.generation, rows.number, rows.ordinal) > (last.generation, last.number, last.ordinal)""",
+            rounds=tuple(
+                Round(count.format(look, numbered, known), self._last(turn)) for turn, (look, known) in enumerate(looks)
+            ),
+        )
+
+    def _last(self, turn: int) -> str:
+        """What is known of the last row that stays, and how many of the rows of which as much is known stay before it. No row,
+        where all stay."""
+        place = f"{self.count} - 1" if turn == 0 else "(SELECT place FROM summary)"
+        number, ordinal = ("bucket", "NULL") if turn < 3 else ("(SELECT number FROM summary)", "bucket")
+        return f"""
+            WITH counted AS (SELECT generation, bucket, sum(held) AS held FROM found GROUP BY ALL),
+            summed AS (SELECT *, sum(held) OVER (ORDER BY generation, bucket) AS upto, {place} AS place FROM counted)
+            SELECT generation, {number} AS number, CAST({ordinal} AS BIGINT) AS ordinal, place - (upto - held) AS place
+            FROM summed WHERE upto > place AND upto - held <= place"""
 
     def label(self) -> str:
         how_many = f"{self.fraction:g}" if self.fraction is not None else f"{self.count}"

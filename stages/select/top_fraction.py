@@ -2,9 +2,10 @@
 
 from pydantic import Field
 
-from pairsift.stages.base import Columns, Selector
+from pairsift.stages.base import Columns, Round, Selector, Shares
 from pairsift.stages.sql import quoted
 
+_TURNS = (48, 32, 16, 0)  # bits that are left to be looked at after each round
 _BUCKETS = 1 << 16  # of equal width over the scores' range; only the one that holds the threshold is sorted
 
 
@@ -72,6 +73,50 @@ class TopFraction(Selector):
             SELECT ordinal, CAST(NULL AS BIGINT) AS duplicate_of, x.score AS score
             FROM scored AS x LEFT JOIN threshold AS t ON {same}
             WHERE NOT coalesce(x.value >= t.value AND NOT isnan(x.value), false)"""
+
+    def shares(self) -> Shares:
+        """Without groups, no row is moved: the threshold is found 16 bits at a time, by counting, since of two doubles the
+        larger has the larger bits. With groups, each of them meets in one partition."""
+        if self.per:
+            return Shares(self.reduce(), key=self.key())
+        born = "generation" if self.frozen else "0"
+        value = f"{'' if self.largest else '-'}CAST({quoted(self.by)} AS DOUBLE)"
+        bits = f"CAST(CAST({value} + 0.0 AS BIT) AS BIGINT)"  # -0.0 is 0.0
+        rising = (
+            f"CASE WHEN {bits} < 0 THEN xor({bits}, {(1 << 63) - 1}) ELSE {bits} END"  # negative numbers' are the wrong way
+        )
+        placed = f"""(
+            SELECT ordinal, {born} AS born, CAST({quoted(self.by)} AS DOUBLE) AS score,
+                CASE WHEN NOT isnan({value}) THEN {rising} END AS bits
+            FROM rows)"""
+        return Shares(
+            f"""
+            SELECT ordinal, CAST(NULL AS BIGINT) AS duplicate_of, score
+            FROM {placed} AS placed LEFT JOIN summary USING (born) WHERE NOT coalesce(bits >= prefix, false)""",
+            rounds=tuple(self._round(placed, turn) for turn in range(len(_TURNS))),
+        )
+
+    def _round(self, placed: str, turn: int) -> Round:
+        """Of the rows whose leading bits are the threshold's, as far as these are known: how many have each of the next 16."""
+        known, counted = "", "SELECT born, bucket, sum(held) AS held FROM found GROUP BY ALL"
+        place = f"least(floor(n * CAST('{self.fraction!r}' AS DOUBLE)), n - 1)"
+        if turn:
+            known = f"JOIN summary ON placed.born = summary.born AND (bits >> {_TURNS[turn - 1]}) = prefix"
+            counted, place = f"SELECT counted.*, place FROM ({counted}) AS counted JOIN summary USING (born)", "place"
+        return Round(
+            f"""
+            SELECT placed.born AS born, bits >> {_TURNS[turn]} AS bucket, count(*) AS held FROM {placed} AS placed {known}
+            WHERE bits IS NOT NULL GROUP BY ALL""",
+            f"""
+            WITH counted AS ({counted}),
+            summed AS (
+                SELECT *, sum(held) OVER (PARTITION BY born) AS n,
+                    sum(held) OVER (PARTITION BY born ORDER BY bucket DESC) AS upto
+                FROM counted
+            ),
+            placed AS (SELECT born, bucket AS prefix, {place} - (upto - held) AS place, held FROM summed)
+            SELECT born, prefix, place FROM placed WHERE place >= 0 AND place < held""",
+        )
 
     def label(self) -> str:
         best = "top" if self.largest else "lowest"

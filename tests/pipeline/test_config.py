@@ -61,6 +61,8 @@ def told(source: Any, *parts: str, overrides: tuple[str, ...] = ()) -> None:
         (config(shards=3), ("shards", "dictionary")),
         ({**config(), "cut_memory": "1 GB"}, ("cut_memory", "16777216", "'1 GB'")),
         ({**config(), "cut_memory": 1000}, ("cut_memory", "at least", "1000")),
+        ({**config(), "cut_partitions": 0}, ("cut_partitions", "from 1 to 10000", "0")),
+        ({**config(), "cut_partitions": "all"}, ("cut_partitions", "a number", "'all'")),
         ({**config(), "stages": {"use": "download"}}, ("stages", "a list")),
     ],
 )

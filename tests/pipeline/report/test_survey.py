@@ -8,6 +8,7 @@ import pytest
 
 from pairsift.pipeline.cli.show import forecast
 from pairsift.pipeline.config import load_config
+from pairsift.pipeline.cut import dealt
 from pairsift.pipeline.report.survey import survey
 from pairsift.pipeline.run import Options, run
 
@@ -63,3 +64,20 @@ def test_a_stage_that_never_ran(make: Callable[..., Any]) -> None:
     step = survey(changed).steps[2]
     assert (step.done, step.waiting, step.bytes_waiting) == (0, 5, None)
     assert step.why == "never run with these parameters on these columns"
+
+
+def test_how_selectors_are_dealt_out(
+    captions: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [{"use": "dedup.exact", "by": ["url"]}, {"use": "pairsift_toys.shortest"}]
+    config = load_config({"input": captions(["a", "b"]), "output": str(tmp_path / "out"), "stages": stages})
+    run(config, Options(runner="local"))
+    assert [step.dealt for step in survey(config).steps] == [None, None]
+    monkeypatch.setattr(dealt, "ROWS_ALONE", 1)
+    monkeypatch.setattr(dealt, "_ROWS_OF_A_PARTITION", 1)
+    assert survey(config).steps[0].dealt == "dealt out to tasks, in up to 2 partitions, if it runs on Ray"
+    monkeypatch.setattr(type(config.stages[1]), "key", lambda self: ())
+    assert survey(config).steps[1].dealt == "one process sees all rows: this rule cannot be dealt out"
+    asked = survey(config.model_copy(update={"cut_partitions": 6}))
+    assert asked.steps[0].dealt == "dealt out to tasks, in 6 partitions"
+    assert "duplicate url: dealt out to tasks, in 6 partitions" in forecast(asked)

@@ -29,8 +29,8 @@ def run(config: dict[str, Any]) -> Callable[..., Any]:
     """Runs the config, changed."""
     import pairsift
 
-    def go(*, replace: bool = False, **changes: Any) -> Any:
-        return pairsift.run({**config, **changes}, runner="local", replace=replace)
+    def go(*, replace: bool = False, retry_failed: bool = False, **changes: Any) -> Any:
+        return pairsift.run({**config, **changes}, runner="local", replace=replace, retry_failed=retry_failed)
 
     return go
 
