@@ -100,6 +100,7 @@ class Failure(str, Enum):
     IMAGE_UNREADABLE = "image_unreadable"
     NOT_FINITE = "not_finite"
     PROCESS_DIED = "process_died"
+    DEVICE_LOST = "device_lost"
     # asked for
     REMOVED = "removed"
 
@@ -189,6 +190,7 @@ _MEANINGS: dict[Failure, _Meaning] = {
     Failure.IMAGE_UNREADABLE: _Meaning(_COMPUTE, False, "a model could not read the stored image"),
     Failure.NOT_FINITE: _Meaning(_COMPUTE, False, "a model gave a value that is not a finite number"),
     Failure.PROCESS_DIED: _Meaning(_COMPUTE, False, "the row killed the process that worked on it"),
+    Failure.DEVICE_LOST: _Meaning(_COMPUTE, True, "a GPU was lost with it, again and again"),
     Failure.REMOVED: _Meaning(Status.REMOVED, False, "removed on request, with pairsift remove"),
 }
 

@@ -20,6 +20,7 @@ _LIKELY = {
     Failure.UNSUPPORTED_SCHEME: "is `columns.url` the column with the URLs?",
     Failure.TOO_SMALL: "is `min_image_size` what you mean?",
     Failure.PROCESS_DIED: "do the workers have the memory that the stage needs?",
+    Failure.DEVICE_LOST: "is a GPU broken? `nvidia-smi` and the system's log tell",
 }
 
 

@@ -79,7 +79,7 @@ class ChainWorker:
     def __init__(self, span: Span, last: bool) -> None:
         self._refused = ""  # why it does nothing
         try:
-            self._chain = Chain(span).__enter__()  # for good: an actor ends with its process
+            self._chain = Chain(span, replaceable=True).__enter__()  # for good: an actor ends with its process
         except (ConfigError, OSError) as error:  # Ray would start it again and again, and then show a stack trace
             self._refused = _refusal(error)
         self._fence = span.fence

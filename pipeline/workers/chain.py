@@ -4,14 +4,10 @@ A unit is a table of all its rows. Rows that are dead travel on as tombstones: t
 cut into sub-batches that depend on nothing but the unit, and their results are scattered back.
 """
 
-import asyncio
-import inspect
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
@@ -24,34 +20,33 @@ from pairsift.pipeline.ledger.intake import Generation, read_generations, unit_r
 from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers, merge, part_path, scatter
 from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.plan import Step
-from pairsift.pipeline.workers import poison
 from pairsift.pipeline.workers.answers import checked, counted
+from pairsift.pipeline.workers.calls import Calls
 from pairsift.pipeline.workers.reports import StageReport, UnitReport
 from pairsift.pipeline.workers.span import Span, mask_path
 from pairsift.pipeline.workers.unit import Unit
 from pairsift.stages import schema, sql
-from pairsift.stages.base import Filter, Selector, Transform
+from pairsift.stages.base import Filter, Selector
+from pairsift.stages.devices import DeviceLostError
 from pairsift.stages.fates import Failure
 
 BATCH_BYTES = 64 << 20  # most bytes of images in one sub-batch
-_Function = Callable[[pa.Table], Awaitable[tuple[pa.Table, float]]]
 DEATHS_BEFORE_ISOLATION = 2  # attempts at a unit that never ended, before it is worked on in a child process
 
 
 class Chain:
     """Opened once per worker; `process` may be called for several units at once on one event loop."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, *, replaceable: bool = False) -> None:
+        """`replaceable`: where this process dies, another one does its units again."""
         self._span = span
         self._ledger = Ledger(span.plan.config.work)
         self._generations: list[Generation] = read_generations(self._ledger)
         self._tombstones = Tombstones.load(self._ledger.work)
         images = [step for step in span.plan.steps if step.layer and step.makes_images]
         self._freed = {step.index: FreedImages(self._ledger.work, _layer(step).name) for step in images}
-        self._transforms: dict[int, Transform] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
-        self._isolating = asyncio.Lock()
         self._stack = ExitStack()
+        self._calls = Calls(self._stack, replaceable=replaceable)
 
     def __enter__(self) -> "Chain":
         """Raises FencedError where another run holds the work folder."""
@@ -174,13 +169,11 @@ class Chain:
 
     async def _run(self, unit: Unit, step: Step, rows: Numbers, deaths: int, report: UnitReport) -> pa.Table:
         """The stage's results for `rows` as its layer holds them."""
-        parts, seconds, counts = [], 0.0, Counter[str]()
-        async with self._function(step, isolated=deaths >= DEATHS_BEFORE_ISOLATION) as function:
-            for batch in self._batches(unit, step, rows):
-                result, taken = await function(batch)
-                seconds += taken
-                parts.append(checked(step, batch, result))
-                counts.update(counted(result))
+        isolated = deaths >= DEATHS_BEFORE_ISOLATION
+        try:
+            parts, seconds, counts = await self._answers(unit, step, rows, isolated=isolated)
+        except DeviceLostError:  # of this process: from its first row on, another one does the unit
+            parts, seconds, counts = await self._answers(unit, step, rows, isolated=True)
         result = pa.concat_tables(parts)
         result = _without(self._tombstones.mask(result), result)
         result = result if len(parts) == 1 else result.combine_chunks()  # which copies images even where there is one chunk
@@ -197,6 +190,19 @@ class Chain:
         arrays = [ordinals if name == "ordinal" else result[name] for name in _layer(step).schema.names]
         return pa.table(arrays, schema=_layer(step).schema)
 
+    async def _answers(
+        self, unit: Unit, step: Step, rows: Numbers, *, isolated: bool
+    ) -> tuple[list[pa.Table], float, Counter[str]]:
+        """What the stage says of each sub-batch, the seconds it took, and what it counted."""
+        parts, seconds, counts = [], 0.0, Counter[str]()
+        async with self._calls.function(step, isolated=isolated) as function:
+            for batch in self._batches(unit, step, rows):
+                result, taken = await function(batch)
+                seconds += taken
+                parts.append(checked(step, batch, result))
+                counts.update(counted(result))
+        return parts, seconds, counts
+
     def _store_images(self, unit: Unit, step: Step, rows: Numbers, result: pa.Table, stats: StageReport) -> pa.Table:
         keys = unit.table["key"].take(pa.array(rows)).to_pylist()
         formats = result["image_format"].to_pylist()
@@ -209,41 +215,6 @@ class Chain:
         for name in references.column_names:
             result = result.append_column(name, references[name])
         return result
-
-    @asynccontextmanager
-    async def _function(self, step: Step, *, isolated: bool) -> AsyncIterator[_Function]:
-        """What gives the stage's answer for a sub-batch, and the seconds that took. In a child process where it is isolated:
-        one at a time, as each may need as much memory as this one."""
-        if not isolated:
-            yield partial(self._transform, step)
-            return
-
-        async def ask(batch: pa.Table) -> tuple[pa.Table, float]:
-            began = time.perf_counter()
-            return await asyncio.to_thread(isolation, batch), time.perf_counter() - began
-
-        async with self._isolating:
-            with poison.Isolation(step) as isolation:
-                yield ask
-
-    async def _transform(self, step: Step, batch: pa.Table) -> tuple[pa.Table, float]:
-        """Call the stage: in a thread, so that other units' downloads go on; one call at a time unless it is async.
-
-        Returns its answer and the seconds it took, without the wait for its turn.
-        """
-        lock = self._locks.setdefault(step.index, asyncio.Lock())
-        async with lock:
-            if step.index not in self._transforms:
-                self._transforms[step.index] = await asyncio.to_thread(self._stack.enter_context, step.stage.open())
-            began = time.perf_counter()
-            transform = self._transforms[step.index]
-            if inspect.iscoroutinefunction(transform):
-                result: Any = transform(batch)
-            else:
-                result = await asyncio.to_thread(transform, batch)
-        if inspect.isawaitable(result):
-            result = await result
-        return result, time.perf_counter() - began
 
     def _batches(self, unit: Unit, step: Step, rows: Numbers) -> Iterator[pa.Table]:
         """Sub-batches of `rows`, bounded in rows and bytes, with `ordinal` and the columns that the stage reads."""

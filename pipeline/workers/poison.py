@@ -3,6 +3,8 @@
 The child opens the stage once and answers sub-batch by sub-batch. When it dies instead, the sub-batch is halved for the next
 child, until single rows are left; those get the fate `process_died`. A Python exception in the child is a fault of the
 program and comes back as one.
+
+A child that has lost its GPU says so and ends. No row is blamed for that: the next child gets the whole sub-batch.
 """
 
 import asyncio
@@ -21,11 +23,14 @@ from typing import IO
 import pyarrow as pa
 
 from pairsift.pipeline.plan import Step
+from pairsift.stages import devices
 from pairsift.stages.base import Stage, Transform
 from pairsift.stages.fates import Failure
 
 DEATHS_IN_A_ROW = 16  # of single rows, with no answer before them: then it is not the rows that kill
+LOSSES = 3  # of the device, with the same sub-batch, before it is given up
 _ANSWER, _ERROR = b"T", b"E"  # a table; a traceback
+_NO_DEVICE, _LOST = b"N", b"L"  # the device was lost when the stage was opened; with a sub-batch. What its library said
 _LENGTH = 8  # bytes of a number before each message
 
 
@@ -33,8 +38,12 @@ class ChildError(Exception):
     """A program error inside a child process; the message is the child's traceback."""
 
 
+class _NoDeviceError(Exception):
+    """The child lost its device when it opened the stage."""
+
+
 class Isolation:
-    """A stage in a child process, for one unit. A child that dies is replaced; the last one ends with the block."""
+    """A stage in a child process. A child that dies is replaced; the last one ends with the block."""
 
     def __init__(self, step: Step) -> None:
         self._stage = step.stage
@@ -55,15 +64,21 @@ class Isolation:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The stage's answer for a sub-batch, each row that kills its process marked as failed.
 
-        Raises ChildError for an exception in the child, and OSError where whatever row it is given, the process dies.
+        Where the child loses its device LOSSES times, all rows fail with `device_lost`.
+
+        Raises ChildError for an exception in the child, and OSError where whatever row it is given, the process dies, or where
+        the stage cannot be opened for want of a device.
         """
-        answer = self._ask(batch)
+        try:
+            answer = self._ask_again(batch)
+        except devices.DeviceLostError as error:
+            return _failed(self._stage, len(batch), Failure.DEVICE_LOST, str(error))
         if isinstance(answer, pa.Table):
             self._deaths = None
             return answer
         if len(batch) == 1:
             self._count_death(answer)
-            return _died(self._stage, answer)
+            return _failed(self._stage, 1, Failure.PROCESS_DIED, answer)
         half = len(batch) // 2
         parts = [self(batch.slice(0, half)), self(batch.slice(half))]
         return pa.concat_tables([_with_failures(part) for part in parts], promote_options="default")
@@ -78,8 +93,21 @@ class Isolation:
                 "of a broken library, than of the rows; what is done is kept"
             )
 
+    def _ask_again(self, batch: pa.Table) -> pa.Table | str:
+        """As `_ask`, where the device is lost less than LOSSES times."""
+        for _ in range(LOSSES - 1):
+            with suppress(devices.DeviceLostError, _NoDeviceError):
+                return self._ask(batch)
+        try:
+            return self._ask(batch)
+        except _NoDeviceError as error:
+            raise OSError(
+                f"{self._stage.use}: there is no device to open it on any more ({error}), in {LOSSES} new processes one after "
+                "the other; what is done is kept"
+            ) from None
+
     def _ask(self, batch: pa.Table) -> pa.Table | str:
-        """The answer, or how the child died. Raises ChildError for an exception inside it."""
+        """The answer, or how the child died. Raises ChildError for an exception inside it, and others for a lost device."""
         if self._closed:
             raise ChildError("it was no longer wanted")
         child = self._child = self._child or _start(self._stage)
@@ -94,6 +122,10 @@ class Isolation:
             return _end_of(child)
         if tag == _ERROR:
             raise ChildError(data.decode("utf-8", "replace"))
+        if tag in (_NO_DEVICE, _LOST):
+            self._child = None
+            child.communicate()
+            raise (_NoDeviceError if tag == _NO_DEVICE else devices.DeviceLostError)(data.decode("utf-8", "replace"))
         return pa.ipc.open_stream(data).read_all()
 
 
@@ -104,9 +136,9 @@ def _with_failures(table: pa.Table) -> pa.Table:
     return table.select(sorted(table.column_names))
 
 
-def _died(stage: Stage, how: str) -> pa.Table:
-    nulls = {field.name: pa.nulls(1, field.type) for field in stage.writes()}
-    return pa.table({**nulls, "failure": pa.array([Failure.PROCESS_DIED.value]), "failure_detail": pa.array([how])})
+def _failed(stage: Stage, rows: int, failure: Failure, how: str) -> pa.Table:
+    nulls = {field.name: pa.nulls(rows, field.type) for field in stage.writes()}
+    return pa.table({**nulls, "failure": pa.array([failure.value] * rows), "failure_detail": pa.array([how] * rows)})
 
 
 def _end_of(child: "subprocess.Popen[bytes]") -> str:
@@ -166,9 +198,11 @@ def _die_with_parent(parent: int) -> None:
 
 def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
     loop = asyncio.new_event_loop()
+    tag_of_loss = _NO_DEVICE
     try:
         stage: Stage = pickle.loads(_receive(source))  # noqa: S301 - it comes from our own parent
         with stage.open() as transform:
+            tag_of_loss = _LOST
             while True:
                 batch = pa.ipc.open_stream(_receive(source)).read_all()
                 answer = _encoded(_answer(loop, transform, batch))
@@ -176,9 +210,12 @@ def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
                 _send(sink, answer)
     except EOFError:  # the parent needs no more
         return
-    except Exception:  # noqa: BLE001 - handed to the parent, which raises it
-        sink.write(_ERROR)
-        _send(sink, traceback.format_exc().encode())
+    except Exception as error:  # noqa: BLE001 - handed to the parent, which raises it
+        said = devices.loss(error)
+        sink.write(_ERROR if said is None else tag_of_loss)
+        _send(sink, traceback.format_exc().encode() if said is None else said.encode())
+        if said is not None:
+            os._exit(0)  # the interpreter's end would ask the lost device to free its memory
 
 
 def _answer(loop: asyncio.AbstractEventLoop, transform: Transform, batch: pa.Table) -> pa.Table:

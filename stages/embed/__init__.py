@@ -59,8 +59,11 @@ class Embed(Stage):
     text_model: Annotated[str | None, OPERATIONAL] = Field(
         None,
         min_length=1,
-        description="a folder with a text tower of its own, in sentence-transformers' layout, such as multilingual CLIP's; the "
-        "images' vectors come of `model`",
+        description="a text tower of its own, in sentence-transformers' layout, such as multilingual CLIP's: a name on the "
+        "hub, or a folder; the images' vectors come of `model`",
+    )
+    text_revision: Annotated[str | None, OPERATIONAL] = Field(
+        None, description="branch, tag or commit of `text_model` on the hub; default: its main branch"
     )
     device: Annotated[str, OPERATIONAL] = Field(
         "auto",
@@ -77,6 +80,7 @@ class Embed(Stage):
 
     # The commit that `identity` answered with: it travels with the pickled stage, so that every worker loads that one.
     _commit: str | None = PrivateAttr(None)
+    _text_commit: str | None = PrivateAttr(None)
 
     def reads(self) -> Columns:
         wanted = {"images": (schema.IMAGE.name,), "texts": (schema.CAPTION.name,)}
@@ -106,7 +110,11 @@ class Embed(Stage):
             return embedded.identity()
         found = self._locate()
         self._commit = found.commit
-        texts = f" {text_tower.locate(self.text_model).identity}" if self.text_model else ""
+        texts = ""
+        if self.text_model is not None:
+            tower = self._locate_text(self.text_model)
+            self._text_commit = tower.commit
+            texts = f" {tower.identity}"
         return f"{checkpoint.identity(found)}{texts} {self._number_format()}"
 
     def notice(self) -> str | None:
@@ -135,6 +143,9 @@ class Embed(Stage):
     def _locate(self) -> Checkpoint:
         return checkpoint.locate(self.model, self._commit or self.revision)
 
+    def _locate_text(self, model: str) -> text_tower.Files:
+        return text_tower.locate(model, self._text_commit or self.text_revision)
+
     def load_encoder(self) -> "Encoder":
         """The model, on the stage's device. Raises ConfigError where it, or the device, cannot be had."""
         device = self._available_device()
@@ -148,10 +159,14 @@ class Embed(Stage):
             return encoder
         from pairsift.stages.embed.text_tower import TextTower, TwoTowers
 
-        return TwoTowers(encoder, TextTower(text_tower.locate(self.text_model), device, self._number_format()))
+        tower = text_tower.fetch(self.text_model, self._locate_text(self.text_model))
+        return TwoTowers(encoder, TextTower(tower, device, self._number_format()))
 
     def _check_text_model(self, dim: int) -> None:
-        if self.text_model is not None and (found := text_tower.locate(self.text_model).dim) != dim:
+        if self.text_model is None:
+            if self.text_revision is not None:
+                raise ConfigError(f"embed: text_revision {self.text_revision!r} is of a text_model, and there is none")
+        elif (found := self._locate_text(self.text_model).dim) != dim:
             raise ConfigError(
                 f"embed: text_model {self.text_model!r} gives vectors of {found}, model {self.model!r} of {dim}: they are not "
                 "towers of one space"

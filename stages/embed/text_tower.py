@@ -20,10 +20,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairsift.stages.base import ConfigError
+from pairsift.stages.embed import hub
 from pairsift.stages.embed.encoder import Encoder, Floats, Prepared, Tokens, unit
 
 _KINDS = {"Transformer", "Pooling", "Dense", "Normalize"}
 _CHARACTERS_PER_TOKEN = 64  # as in dual.py
+_SETTINGS = ("modules.json", "*config.json")  # enough to know what it is
+_ALL = ("*.json", "*.txt", "*.model", "*.safetensors")
+_INSTEAD = "use a folder in sentence-transformers' layout"
 
 
 class Files(NamedTuple):
@@ -33,10 +37,13 @@ class Files(NamedTuple):
     first_token: bool  # pooling: the first token's vector, else the mean of all
     dense: Path | None
     dim: int
+    commit: str | None = None  # on the hub, of which there may be the settings alone until `fetch`; None for a folder
 
     @property
     def identity(self) -> str:
-        """A hash over the names and contents of all files of the modules."""
+        """The commit on the hub, or a hash over the names and contents of all files of the modules."""
+        if self.commit:
+            return self.commit
         digest = hashlib.sha256(str(self.first_token).encode())
         for folder in (self.transformer, self.dense):
             for file in sorted(folder.iterdir()) if folder else ():
@@ -46,11 +53,34 @@ class Files(NamedTuple):
         return digest.hexdigest()
 
 
-def locate(model: str) -> Files:
-    """The text tower in the folder `model`. Raises ConfigError where it is none, or of parts that are not known here."""
-    folder, where = Path(model).expanduser(), f"embed: text_model {model!r}"
-    if not (folder / "modules.json").is_file():
+def locate(model: str, revision: str | None = None) -> Files:
+    """The text tower in the folder `model`, or else of this name on the hub.
+
+    Raises ConfigError where it is none, of parts that are not known here, or cannot be reached.
+    """
+    folder, commit, where = Path(model).expanduser(), None, f"embed: text_model {model!r}"
+    if not folder.exists() and hub.is_name(model):
+        commit, _ = hub.find(where, model, revision, "modules.json", _INSTEAD)
+        folder = hub.download(model, commit, _SETTINGS)
+    elif not (folder / "modules.json").is_file():
         raise ConfigError(f"{where} is no folder with a modules.json, as sentence-transformers writes it")
+    elif revision is not None:
+        raise ConfigError(f"embed: text_revision {revision!r} is for names on the hub, but text_model {model!r} is a folder")
+    return _read(folder, where)._replace(commit=commit)
+
+
+def fetch(model: str, files: Files) -> Files:
+    """The tower with all its files on this machine; downloads at the very commit that was located."""
+    if files.commit is not None:
+        hub.download(model, files.commit, _ALL)
+        files = locate(model, files.commit)
+    for folder in (files.transformer, files.dense):
+        if folder is not None and not any(folder.glob("*.safetensors")):
+            raise ConfigError(f"embed: text_model {model!r} has no weights in safetensors")
+    return files
+
+
+def _read(folder: Path, where: str) -> Files:
     modules = _json(folder / "modules.json", where)
     paths = {module["type"].rpartition(".")[2]: folder / module["path"] for module in modules}
     if not {"Transformer", "Pooling"} <= paths.keys() <= _KINDS:

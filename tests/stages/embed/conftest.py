@@ -1,7 +1,10 @@
 """A tiny CLIP checkpoint with random weights, in the layout that transformers itself writes."""
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -122,3 +125,67 @@ def pictures() -> list[bytes]:
     alpha = cv2.cvtColor(smooth_image(7, 48, 52), cv2.COLOR_RGB2BGRA)
     made += [cv2.imencode(".png", image)[1].tobytes() for image in (grey, alpha)]
     return made
+
+
+def answers_as_hub(repository: str, commit: str, folder: Path) -> type[BaseHTTPRequestHandler]:
+    """What the hub answers for one repository whose main branch is at `commit`."""
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            prefix = f"/{repository}/resolve/"
+            if path.startswith(f"/api/models/{repository}"):
+                listing = {"id": repository, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+                entries = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files.items()]
+                self.answer(200, json.dumps(entries if "/tree/" in path else listing).encode())
+            elif path.startswith(prefix):
+                revision, name = path.removeprefix(prefix).split("/", 1)
+                if revision not in ("main", commit):
+                    self.answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
+                elif name not in files:
+                    self.answer(404, b"", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+                else:
+                    tag = name.replace("/", "-")
+                    self.answer(200, files[name], **{"X-Repo-Commit": commit, "ETag": f'"{tag}"'})
+            else:
+                self.answer(404, b"", **{"X-Error-Code": "RepoNotFound"})
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def answer(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def serve_hub() -> Iterator[Callable[[str, str, Path], str]]:
+    """Serves a folder as a repository of the hub; gives the endpoint."""
+    with ExitStack() as stack:
+
+        def serve(repository: str, commit: str, folder: Path) -> str:
+            server = stack.enter_context(closing(_Server(("127.0.0.1", 0), answers_as_hub(repository, commit, folder))))
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()

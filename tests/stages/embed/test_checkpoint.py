@@ -3,9 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,54 +101,9 @@ def ask(model: str, endpoint: str, cache: Path, revision: str | None = None, **s
 
 
 @pytest.fixture
-def hub(copy: Path) -> Iterator[str]:
-    """A web server that answers as the hub does for one repository whose main branch is at COMMIT."""
+def hub(copy: Path, serve_hub: Callable[[str, str, Path], str]) -> str:
     (copy / "open_clip_model.safetensors").write_bytes(b"another copy of the weights, not wanted")
-    files = {file.name: file.read_bytes() for file in copy.iterdir()}
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            path = self.path.split("?")[0]
-            prefix = f"/{NAME}/resolve/"
-            if path.startswith(f"/api/models/{NAME}"):
-                listing = {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-                entries = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files.items()]
-                self.answer(200, json.dumps(entries if "/tree/" in path else listing).encode())
-            elif path.startswith(prefix):
-                revision, name = path.removeprefix(prefix).split("/", 1)
-                if revision not in ("main", COMMIT):
-                    self.answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
-                elif name not in files:
-                    self.answer(404, b"", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-                else:
-                    self.answer(200, files[name], **{"X-Repo-Commit": COMMIT, "ETag": f'"{name}"'})
-            else:
-                self.answer(404, b"", **{"X-Error-Code": "RepoNotFound"})
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def answer(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return serve_hub(NAME, COMMIT, copy)
 
 
 def test_a_name_on_the_hub_is_pinned_to_its_commit_and_then_found_without_network(hub: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pairsift.stages import schema
+from pairsift.stages import devices, schema
 from pairsift.stages.base import ConfigError, Resources
 from pairsift.stages.embed import Embed
 from pairsift.stages.embed.pixels import decode
@@ -82,6 +82,25 @@ def test_values_that_are_not_finite_fail_their_rows(
     result = run(Embed(model=str(folder)), pairs(pictures[:2], ["a cat", None]))
     assert result["failure"].to_pylist() == ["not_finite", None]
     assert result["image_embedding"].is_null().to_pylist() == [True, False]
+
+
+def test_the_loss_of_the_device_comes_out_as_what_it_is(
+    clip_folder: Path, pairs: MakePairs, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as a batch that does not fit, nor as a failure of rows; and the stage can be left."""
+    import torch
+
+    from pairsift.stages.embed.dual import DualEncoder
+
+    def lost(self: DualEncoder, batch: torch.Tensor) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with ...")
+
+    monkeypatch.setattr(DualEncoder, "_images", lost)
+    images: list[bytes | None] = [*pictures]
+    table = pairs(images, ["a" for _ in pictures])
+    with pytest.raises(torch.AcceleratorError) as caught:
+        run(Embed(model=str(clip_folder)), table)
+    assert devices.loss(caught.value) == "CUDA error: unspecified launch failure"
 
 
 def test_rows_keep_their_places_over_batches(clip_folder: Path, pairs: MakePairs, pictures: list[bytes]) -> None:

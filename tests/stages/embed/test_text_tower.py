@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +115,48 @@ def test_what_is_no_tower_for_this_model(tower: Path, clip_folder: Path, tmp_pat
     says(other, "is made of CLIPModel")
     with pytest.raises(ConfigError, match="not with `model: embedded`"):
         Embed(model="embedded", text_model=str(tower)).check()
+
+
+# The hub's client reads its settings when it is imported, so what asks it runs in a process of its own.
+ASK = """
+import pickle, sys
+from pairsift.stages.base import ConfigError
+from pairsift.stages.embed import Embed
+try:
+    stage = Embed(model=sys.argv[1], text_model="someone/tower", text_revision=sys.argv[2] or None, dtype="float32")
+    stage.check()
+    print("identity", stage.identity(), "torch" in sys.modules)
+    encoder = pickle.loads(pickle.dumps(stage)).load_encoder()
+    print(encoder.encode_texts(encoder.tokenize(["a cat"]))[0, :2].tolist())
+except ConfigError as error:
+    print("ConfigError", error)
+"""
+
+
+@pytest.mark.parametrize("tower", ["mean"], indirect=True)
+def test_a_tower_on_the_hub_is_pinned_and_then_found_without_network(
+    tower: Path, clip_folder: Path, tmp_path: Path, serve_hub: Callable[[str, str, Path], str]
+) -> None:
+    commit = "89abcdef0123456789abcdef0123456789abcdef"
+    endpoint = serve_hub("someone/tower", commit, tower)
+
+    def ask(endpoint: str, revision: str = "") -> str:
+        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", ASK, str(clip_folder), revision]
+        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    online = ask(endpoint)
+    loaded = TextTower(text_tower.locate(str(tower)), "cpu", "float32")
+    vector = loaded.encode_texts(loaded.tokenize(["a cat"]))[0, :2].tolist()
+    assert f" {commit} float32 False\n{vector}\n" in online
+    assert ask("http://127.0.0.1:9") == online
+    assert "text_model 'someone/tower' has no revision 'v9' on the hub" in ask(endpoint, "v9")
+
+
+def test_a_revision_needs_a_name_on_the_hub(tower: Path, clip_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="text_revision 'main' is for names on the hub"):
+        Embed(model=str(clip_folder), text_model=str(tower), text_revision="main").check()
+    with pytest.raises(ConfigError, match="text_revision 'main' is of a text_model, and there is none"):
+        Embed(model=str(clip_folder), text_revision="main").check()
