@@ -2,6 +2,7 @@
 
     python benchmarks/dealt.py --rows 10_000_000 --folder /tmp/dealt                  # makes a ledger of that size first
     python benchmarks/dealt.py --rows 10_000_000 --folder /tmp/dealt --only exact top # on the ledger that is there
+    python benchmarks/dealt.py --rows 1_000_000 --make phash                          # dedup.perceptual; vector: dedup.semantic
 
 Rows are metadata: a URL of 75 characters, one in twelve another's; eight words of caption; a domain of 100,000; a similarity;
 three of 500,000 entries. Tasks run one after the other in one process beside this one, so what is measured is the work itself:
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,9 +34,10 @@ from pairsift.pipeline.ledger.layers import Layer, Ledger, part_path
 from pairsift.pipeline.plan import make_plan
 
 UNIT_ROWS = 1 << 17
+DIM = 512
 COLUMNS = pa.schema(
     {"url": pa.string(), "caption": pa.string(), "domain": pa.string(), "similarity": pa.float32()}
-    | {"entries": pa.list_(pa.int32())}
+    | {"entries": pa.list_(pa.int32()), "phash": pa.string(), "vector": pa.list_(pa.float16(), DIM)}
 )
 SELECTORS: dict[str, dict[str, Any]] = {
     "exact": {"use": "dedup.exact", "by": ["url"]},
@@ -46,6 +49,14 @@ SELECTORS: dict[str, dict[str, Any]] = {
     "balance": {"use": "select.balance", "per_entry": 20},
     "rare_words": {"use": "select.rare_words", "vocabulary": 100_000},
 }
+
+
+NEAR = {
+    "perceptual": {"use": "dedup.perceptual", "distance": 15},
+    "perceptual31": {"use": "dedup.perceptual", "distance": 31},
+    "semantic": {"use": "dedup.semantic", "by": "vector", "similarity": 0.95},
+}
+NEAR_BY = {"phash": "perceptual", "vector": "semantic"}
 
 
 def config(folder: Path, selector: dict[str, Any], partitions: int) -> Config:
@@ -73,16 +84,32 @@ def rows(first: int, count: int) -> pa.Table:
         return con.sql(query).to_arrow_table()
 
 
-def make(folder: Path, total: int) -> None:
+def near(first: int, count: int, what: str) -> pa.Array:
+    """Of random hashes, or random vectors, one in ten with a few of its bits or numbers changed from the row's before it."""
+    rng = np.random.default_rng(first)
+    if what == "vector":
+        vectors = rng.normal(size=(count, DIM)).astype(np.float32)
+        vectors[9::10] = vectors[8::10][: len(vectors[9::10])] + 0.1 * vectors[9::10]
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), DIM)
+    hashes = rng.integers(0, 256, (count, 32), dtype=np.uint8)
+    hashes[9::10] = hashes[8::10][: len(hashes[9::10])]
+    hashes[9::10, :4] ^= 16
+    digits = hashes.tobytes().hex()
+    return pa.array([digits[n : n + 64] for n in range(0, len(digits), 64)])
+
+
+def make(folder: Path, total: int, what: str | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     plan = make_plan(config(folder, SELECTORS["exact"], 1))
     ledger = Ledger(plan.config.work)
     for unit, first in enumerate(range(0, total, UNIT_ROWS)):
-        write(ledger, plan.intake, unit, rows(first, min(UNIT_ROWS, total - first)))
-    made = Generation(
+        count = min(UNIT_ROWS, total - first)
+        made = rows(first, count)
+        write(ledger, plan.intake, unit, made.append_column(what, near(first, count, what)) if what else made)
+    intake = Generation(
         number=0, intake=plan.intake.name, unit_rows=UNIT_ROWS, first_unit=0, first_ordinal=0, rows=total, sources=()
     )
-    ledger.work.write("generations/00000.json", made.model_dump_json().encode())
+    ledger.work.write("generations/00000.json", intake.model_dump_json().encode())
 
 
 def write(ledger: Ledger, layer: Layer, unit: int, table: pa.Table) -> None:
@@ -147,7 +174,7 @@ def own_memory() -> int:
 
 def play(folder: Path, name: str, partitions: int) -> None:
     """Dealt out, or with one partition by this process alone."""
-    given = config(folder, SELECTORS[name], partitions)
+    given = config(folder, {**SELECTORS, **NEAR}[name], partitions)
     plan, ledger = make_plan(given), Ledger(given.work)
     generations = read_generations(ledger)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -168,12 +195,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", default="/tmp/pairsift-dealt")
     parser.add_argument("--partitions", type=int, help="default: one for each four million rows, two at least")
-    parser.add_argument("--only", nargs="*", choices=SELECTORS)
+    parser.add_argument("--only", nargs="*", choices=[*SELECTORS, *NEAR], help="rules to play on the ledger that is there")
+    parser.add_argument("--make", choices=["phash", "vector"], help="with a column for near duplicates")
     given = parser.parse_args()
     folder = Path(given.folder)
     if not given.only:
-        make(folder, given.rows)
-    for name in given.only or SELECTORS:
+        make(folder, given.rows, given.make)
+    for name in given.only or ([name for name in NEAR if name.startswith(NEAR_BY[given.make])] if given.make else SELECTORS):
         play(folder, name, given.partitions or max(2, -(-given.rows // 4_000_000)))
 
 

@@ -134,7 +134,7 @@ def exact(rows: int, folder: str | None) -> None:
     """`dedup.exact` by url as the cut plays it: its DuckDB, its statements. One row in twenty repeats an earlier one's URL."""
     with tempfile.TemporaryDirectory(dir=folder) as spill:
         begun = time.perf_counter()
-        con = database.connect(spill)
+        con = database.connect(spill, database.memory_for(rows))
         begin = 'CREATE TEMP TABLE "rows" AS'
         for first in range(0, rows, _BLOCK):
             con.register("block", _urls(first, min(_BLOCK, rows - first)))

@@ -23,14 +23,16 @@ class Clusters:
         self._edges: list[tuple[Array, Array, Array]] = []  # left, right, the generation from which on it holds
         self._waiting = 0
 
-    def join(self, left: Array, right: Array) -> None:
-        self._edges.append((left, right, np.maximum(self._born[left], self._born[right])))
+    def join(self, left: Array, right: Array, since: Array | None = None) -> None:
+        """Add edges; `since`: from which generation on each holds, where that is not the younger node's."""
+        held = np.maximum(self._born[left], self._born[right]) if since is None else since
+        self._edges.append((left, right, held))
         self._waiting += len(left)
         if self._waiting >= max(_BUFFER, len(self._born)):
             self._thin_out()
 
     def at(self, generations: Array) -> Iterator[Array]:
-        """For each of these generations, rising and none left out that has nodes: of each node's component then the lowest."""
+        """For each of these generations, rising and none left out that has edges: of each node's component then the lowest."""
         none = np.zeros(0, np.int64)
         left, right, since = map(np.concatenate, zip((none, none, none), *self._edges, strict=True))
         labels = np.arange(len(self._born))
@@ -39,10 +41,18 @@ class Clusters:
             labels = _joined(labels, left[now], right[now])
             yield labels
 
+    def forest(self) -> tuple[Array, Array, Array]:
+        """Edges that join the same nodes at each generation, fewer than nodes times generations: left, right, since."""
+        if self._edges:
+            self._thin_out()
+        none = np.zeros(0, np.int64)
+        left, right, since = map(np.concatenate, zip((none, none, none), *self._edges, strict=True))
+        return left, right, since
+
     def _thin_out(self) -> None:
         """Edges → a forest that joins the same nodes at each generation."""
         nodes, kept = np.arange(len(self._born)), []
-        before, there = nodes, np.unique(self._born)
+        before, there = nodes, np.unique(np.concatenate([since for _, _, since in self._edges]))
         for generation, labels in zip(there.tolist(), self.at(there), strict=True):
             moved = np.flatnonzero((before != labels) & (before == nodes))  # nodes that were the lowest of theirs
             kept.append((moved, labels[moved], np.full(len(moved), generation)))

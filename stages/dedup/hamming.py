@@ -28,17 +28,22 @@ def near_pairs(hashes: Hashes, distance: int, check: Callable[[], None] = lambda
     """
     bits = 64 * hashes.shape[1]
     count = bands(len(hashes), bits, distance)
-    for band in range(count):
-        radius = distance // count - (band > distance % count)
+    for number in range(count):
+        places, radius = band(number, count, bits, distance)
         if radius >= 0:
-            places = np.arange(band, bits, count)
             yield from _pairs_of_band(hashes, places if count > 1 else places[:0], radius, distance, check)
 
 
-def bands(rows: int, bits: int, distance: int) -> int:
-    """How many bands are quickest; 1: compare all with all."""
-    choices = {1: rows * rows / 2 * _PAIR}
-    for count in range(-(-bits // _WIDEST), bits // _NARROWEST + 1):
+def band(number: int, count: int, bits: int, distance: int) -> tuple[NDArray[np.int64], int]:
+    """The bits of one of so many bands, and in how many of them hashes may differ to be compared; -1: it is not needed."""
+    return np.arange(number, bits, count), distance // count - (number > distance % count)
+
+
+def bands(rows: int, bits: int, distance: int, prefix: int = 0) -> int:
+    """How many bands are quickest; 1: compare all with all. `prefix`: bits of each band by which hashes are dealt out first,
+    so that it may be wider by so many, and has to be."""
+    choices = {} if prefix else {1: rows * rows / 2 * _PAIR}
+    for count in range(-(-bits // (_WIDEST + prefix)), bits // (_NARROWEST + prefix) + 1):
         width = bits / count
         # The first a + 1 bands are searched within r bits, the others within r - 1.
         radius, wide = distance // count, distance % count + 1
@@ -62,12 +67,42 @@ def _reach(width: float, radius: int) -> float:
     return total
 
 
+def pairs_of_band(
+    left: Hashes, right: Hashes | None, places: NDArray[np.int64], radius: int, distance: int
+) -> Iterator[tuple[Array, Array]]:
+    """The pairs of one band: within `left`, or (places in `left`, in `right`) between both."""
+    if right is None:
+        yield from _pairs_of_band(left, places, radius, distance, lambda: None)
+        return
+    both = np.concatenate([left, right])
+    words = [np.ascontiguousarray(both[:, word]) for word in range(both.shape[1])]
+    one, other = _Buckets(keys(left, places)), _Buckets(keys(right, places))
+    table = np.full(1 << len(places), -1, np.int32)
+    table[other.values] = np.arange(len(other.values))
+    for mask in _masks(len(places), radius):
+        partner = table[one.values ^ mask]
+        pairs = np.flatnonzero(partner >= 0)
+        others, sizes = partner[pairs], one.sizes[pairs]
+        first, runs = (np.repeat(column[others], sizes) for column in (other.starts, other.sizes))
+        for here, there in _chunks(_ranges(one.starts[pairs], sizes), first, runs):
+            near = _within(words, one.order[here], len(left) + other.order[there], distance)
+            if len(near[0]):
+                yield near[0], near[1] - len(left)
+
+
+class _Buckets:
+    """Hashes by the key that a band gives them: `order` has their places, key by key."""
+
+    def __init__(self, keys: NDArray[np.int64]) -> None:
+        self.order = np.argsort(keys, kind="stable")
+        self.values, self.starts, self.sizes = np.unique(keys[self.order], return_index=True, return_counts=True)
+
+
 def _pairs_of_band(
     hashes: Hashes, places: NDArray[np.int64], radius: int, distance: int, check: Callable[[], None]
 ) -> Iterator[tuple[Array, Array]]:
-    keys = _keys(hashes, places)
-    order = np.argsort(keys, kind="stable")
-    values, starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)
+    buckets = _Buckets(keys(hashes, places))
+    order, values, starts, sizes = buckets.order, buckets.values, buckets.starts, buckets.sizes
     words = [np.ascontiguousarray(hashes[order, word]) for word in range(hashes.shape[1])]
     table = np.full(1 << len(places), -1, np.int32)
     table[values] = np.arange(len(values))
@@ -90,13 +125,13 @@ def _pairs_of_band(
                 yield order[near[0]], order[near[1]]
 
 
-def _keys(hashes: Hashes, places: NDArray[np.int64]) -> NDArray[np.int64]:
+def keys(hashes: Hashes, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """The bits at these places as one number a hash."""
-    keys = np.zeros(len(hashes), np.int64)
+    found = np.zeros(len(hashes), np.int64)
     for n, place in enumerate(places.tolist()):
         bit = (hashes[:, place // 64] >> np.uint64(place % 64)) & np.uint64(1)
-        keys |= bit.astype(np.int64) << n
-    return keys
+        found |= bit.astype(np.int64) << n
+    return found
 
 
 def _masks(width: int, radius: int) -> Iterator[int]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pairsift.stages.dedup.vectors import COARSE, Array, Store
 
 _ITERATIONS = 10
-_SAMPLE = 100  # vectors per centroid that it is fitted to
+SAMPLE = 100  # vectors per centroid that it is fitted to
 _BLOCK = 1 << 24  # numbers of a block, of vectors or of products: 64 MB
 
 Centroids = NDArray[np.float32]  # (clusters, dim), whole numbers
@@ -17,7 +17,7 @@ Centroids = NDArray[np.float32]  # (clusters, dim), whole numbers
 
 def fit(store: Store, among: Array, clusters: int, seed: int, check: Callable[[], None]) -> Centroids:
     """Centroids of the rows `among`, of a sample of at most 100 a cluster. The first ones are vectors of the sample."""
-    sample = among[np.argsort(chance(store.ordinals[among], seed), kind="stable")][: clusters * _SAMPLE]
+    sample = among[np.argsort(chance(store.ordinals[among], seed), kind="stable")][: clusters * SAMPLE]
     centroids = store.whole(sample[:clusters], COARSE).astype(np.float32)
     for _ in range(_ITERATIONS if clusters > 1 else 1):
         sums = np.zeros(centroids.shape)

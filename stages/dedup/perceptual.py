@@ -1,16 +1,18 @@
 """`dedup.perceptual`: of images whose perceptual hashes are near, one is kept."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
-from pairsift.stages.base import Columns, ConfigError, Finder, Scratch
+from pairsift.stages.base import Columns, Finder, Scratch
+from pairsift.stages.dedup import perceptual_tasks
 from pairsift.stages.dedup.clusters import Clusters, keepers
-from pairsift.stages.dedup.hamming import Array, Hashes, distances, near_pairs
-from pairsift.stages.dedup.hashes import read_hashes
+from pairsift.stages.dedup.hamming import distances, near_pairs
+from pairsift.stages.dedup.hashes import HashedRows, distinct
+from pairsift.stages.exchange import Tasks, Written
 from pairsift.stages.fates import Status
 
 
@@ -30,6 +32,7 @@ class Perceptual(Finder):
     """
 
     status: ClassVar[Status] = Status.DUPLICATE
+    dealable: ClassVar[bool] = True
 
     by: str = Field("phash", description="column of hashes in hex digits, all of one length")
     distance: int = Field(31, ge=0, lt=256, description="bits that may differ; of 256 up to 40, of 64 up to 8 is sensible")
@@ -40,12 +43,12 @@ class Perceptual(Finder):
 
     def find(self, rows: pa.RecordBatchReader, scratch: Scratch) -> pa.Table:
         """Memory: about 120 bytes a row that has a hash, and up to 500 MB for pairs at work."""
-        given = _Rows.read(rows, self.by, self.best)
-        distinct, nodes = _distinct(given.hashes)
-        born = np.full(len(distinct), np.iinfo(np.int64).max)
+        given = HashedRows.read(rows, self.by, self.best)
+        hashes, nodes = distinct(given.hashes)
+        born = np.full(len(hashes), np.iinfo(np.int64).max)
         np.minimum.at(born, nodes, given.generations)
         clusters = Clusters(born)
-        for left, right in near_pairs(distinct, self.distance, scratch.check):
+        for left, right in near_pairs(hashes, self.distance, scratch.check):
             clusters.join(left, right)
         rank = np.empty(len(nodes), np.int64)
         rank[np.lexsort((given.ordinals, -given.values, given.generations))] = np.arange(len(nodes))
@@ -55,42 +58,9 @@ class Perceptual(Finder):
         found = {"ordinal": given.ordinals[gone], "duplicate_of": given.ordinals[kept[gone]], "score": far.astype(np.float64)}
         return pa.table(found)
 
+    def deal(self, tasks: Tasks) -> Iterable[Written | None]:
+        return perceptual_tasks.deal(self.by, self.best, self.distance, tasks)
+
     def label(self) -> str:
         best = f", best {' x '.join(self.best)}" if self.best else ""
         return self.name or f"{self.by} within {self.distance} bits{best}"
-
-
-class _Rows:
-    """The rows that have a hash, as arrays."""
-
-    def __init__(self, ordinals: Array, generations: Array, hashes: Hashes, values: NDArray[np.float64]) -> None:
-        self.ordinals, self.generations, self.hashes, self.values = ordinals, generations, hashes, values
-
-    @classmethod
-    def read(cls, rows: pa.RecordBatchReader, by: str, best: list[str]) -> "_Rows":
-        """Raises ConfigError for a hash that is none."""
-        parts = []
-        for batch in rows:
-            known = batch.filter(batch[by].is_valid())
-            if not len(known):
-                continue
-            values = np.ones(len(known))
-            for name in best:
-                values *= np.asarray(known[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
-            values[np.isnan(values)] = -np.inf
-            integers = (known[name].to_numpy(zero_copy_only=False).astype(np.int64) for name in ("ordinal", "generation"))
-            parts.append((*integers, read_hashes(known[by], by), values if best else np.zeros(len(known))))
-        if len({part[2].shape[1] for part in parts}) > 1:
-            raise ConfigError(f"dedup.perceptual: column {by!r} holds hashes of different lengths")
-        if not parts:
-            return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 1), np.uint64), np.zeros(0))
-        return cls(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _distinct(hashes: Hashes) -> tuple[Hashes, Array]:
-    """The different hashes, and for each row its own among them."""
-    if not len(hashes):
-        return hashes, np.zeros(0, np.int64)
-    whole = np.ascontiguousarray(hashes).view(f"V{hashes.shape[1] * 8}").ravel()
-    _, first, nodes = np.unique(whole, return_index=True, return_inverse=True)
-    return hashes[first], nodes.reshape(-1)

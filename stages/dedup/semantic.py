@@ -1,6 +1,6 @@
 """`dedup.semantic`: of images or captions that mean nearly the same, one is kept: SemDeDup."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pairsift.stages.base import Columns, Finder, Scratch
+from pairsift.stages.dedup import semantic_tasks
 from pairsift.stages.dedup.kmeans import assign, chance, fit
 from pairsift.stages.dedup.vectors import FINE, Array, Store
+from pairsift.stages.exchange import Tasks, Written
 from pairsift.stages.fates import Status
 
 _BLOCK = 4096  # rows compared with as many others at a time
+_NONE = pa.table({"ordinal": np.zeros(0, np.int64), "duplicate_of": np.zeros(0, np.int64), "score": np.zeros(0)})
 _ALONE = 20_000  # up to so many rows all are compared with all
 
 
@@ -34,6 +37,7 @@ class Semantic(Finder):
     """
 
     status: ClassVar[Status] = Status.DUPLICATE
+    dealable: ClassVar[bool] = True
 
     by: str = Field("image_embedding", description="column of vectors, fixed_size_list of floats; their length is nothing")
     similarity: float = Field(0.95, ge=-1, le=1, description="cosine above which a row goes; the paper's 1 - epsilon")
@@ -50,10 +54,25 @@ class Semantic(Finder):
         """Memory: 40 bytes a row, and a cluster's vectors in float64 if they fit into half of what there is; the vectors
         themselves lie in a file."""
         store = Store.read(rows, self.by, scratch.folder, scratch.check)
+        if not len(store):
+            return _NONE
+        first = np.flatnonzero(store.generations == store.generations.min())
+        centroids = fit(store, first, self.clusters_of(len(first)), self.seed, scratch.check)
+        return self.gone(store, *assign(store, centroids, scratch.check), scratch)
+
+    def deal(self, tasks: Tasks) -> Iterable[Written | None]:
+        return semantic_tasks.deal(self, tasks)
+
+    def clusters_of(self, rows: int) -> int:
+        """How many there are for so many rows of the first generation."""
+        return min(self.clusters or (1 if rows <= _ALONE else round(rows**0.5)), rows)
+
+    def gone(self, store: Store, labels: NDArray[np.int32], nearness: NDArray[np.float32], scratch: Scratch) -> pa.Table:
+        """The rows of whole clusters that go. `labels`, `nearness`: each row's cluster, and how near it is to its centroid."""
         going: list[Array] = []
         keepers: list[Array] = []
         scores: list[NDArray[np.float64]] = []
-        for members in self._clusters(store, scratch):
+        for members in self._members(store, labels, nearness):
             nearest, cosines = _nearest_before(store, members, scratch)
             gone = np.flatnonzero(cosines > self.similarity)
             going.append(members[gone])
@@ -63,14 +82,8 @@ class Semantic(Finder):
         ordinals, duplicate_of = (store.ordinals[np.concatenate([none, *parts])] for parts in (going, keepers))
         return pa.table({"ordinal": ordinals, "duplicate_of": duplicate_of, "score": np.concatenate([np.zeros(0), *scores])})
 
-    def _clusters(self, store: Store, scratch: Scratch) -> Iterator[Array]:
+    def _members(self, store: Store, labels: NDArray[np.int32], nearness: NDArray[np.float32]) -> Iterator[Array]:
         """The rows of each cluster of two and more, in the order in which they are looked at."""
-        if not len(store):
-            return
-        first = np.flatnonzero(store.generations == store.generations.min())
-        alone = 1 if len(first) <= _ALONE else round(len(first) ** 0.5)
-        centroids = fit(store, first, min(self.clusters or alone, len(first)), self.seed, scratch.check)
-        labels, nearness = assign(store, centroids, scratch.check)
         places: dict[str, NDArray[Any]] = {"hard": nearness, "easy": -nearness, "random": chance(store.ordinals, self.seed)}
         order = np.lexsort((store.ordinals, places[self.keep], store.generations, labels))
         ends = np.flatnonzero(np.diff(labels[order], append=-1)) + 1

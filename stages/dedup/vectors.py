@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsift.stages.base import ConfigError
@@ -49,21 +50,42 @@ class Store:
     def read(cls, rows: pa.RecordBatchReader, column: str, folder: str, check: Callable[[], None]) -> "Store":
         """Rows whose vector is null, all zeros or not finite are left out. Raises ConfigError for another column."""
         kind = rows.schema.field(column).type
-        if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
-            raise ConfigError(f"column {column!r} is {kind}, not a fixed_size_list of floats, as `embed` writes it")
-        dtype = np.float16 if pa.types.is_float16(kind.value_type) else np.float32
+        dtype = _number(kind, column)
         path, taken = os.path.join(folder, "vectors"), []
         with open(path, "wb") as file:
             for batch in rows:
                 check()
-                known = batch.filter(batch[column].is_valid())
-                vectors = known[column].flatten().to_numpy(zero_copy_only=False).astype(dtype).reshape(len(known), -1)
-                good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1) if len(known) else np.zeros(0, bool)
-                file.write(vectors[good].tobytes())
-                taken.append([known[name].to_numpy(zero_copy_only=False)[good] for name in ("ordinal", "generation")])
+                known, vectors = usable(batch, column, dtype)
+                file.write(vectors.tobytes())
+                taken.append([known[name].to_numpy(zero_copy_only=False) for name in ("ordinal", "generation")])
         ordinals, generations = (np.concatenate([np.zeros(0, np.int64), *(part[n] for part in taken)]) for n in (0, 1))
         places = np.argsort(ordinals)
         if not len(ordinals):
             return cls(ordinals, generations, np.zeros((0, kind.list_size), dtype), places)
         stored = np.memmap(path, dtype, "r", shape=(len(ordinals), kind.list_size))
         return cls(ordinals[places], generations[places], stored, places)
+
+    @classmethod
+    def of(cls, table: pa.Table, column: str) -> "Store":
+        """Of a table that is in memory, whose rows are in order. The same rows are left out."""
+        batch = table.combine_chunks()
+        known, vectors = usable(batch, column, _number(table.schema.field(column).type, column))
+        ordinals, generations = (known[name].to_numpy() for name in ("ordinal", "generation"))
+        return cls(ordinals, generations, vectors, np.arange(len(ordinals)))
+
+
+def usable(rows: Any, column: str, dtype: Any) -> tuple[Any, NDArray[Any]]:
+    """The rows, of a table or a batch, whose vector is one, and their vectors (rows, dim)."""
+    known = rows.filter(pc.is_valid(rows[column]))
+    flat = pc.list_flatten(known[column])
+    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
+    vectors = flat.to_numpy(zero_copy_only=False).astype(dtype).reshape(len(known), rows.schema.field(column).type.list_size)
+    good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1) if len(known) else np.zeros(0, bool)
+    return (known, vectors) if good.all() else (known.filter(pa.array(good)), vectors[good])
+
+
+def _number(kind: pa.DataType, column: str) -> Any:
+    """The type of a column's numbers. Raises ConfigError for another kind of column."""
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
+        raise ConfigError(f"column {column!r} is {kind}, not a fixed_size_list of floats, as `embed` writes it")
+    return np.float16 if pa.types.is_float16(kind.value_type) else np.float32

@@ -78,6 +78,15 @@ def test_workers_and_their_deaths_change_nothing(pairs: Path, tmp_path: Path, ra
     assert len(found["one worker"]) > 3
 
 
+def test_rules_dealt_out_on_ray_change_nothing(pairs: Path, tmp_path: Path, ray_session: None) -> None:
+    alone = config(pairs, tmp_path / "alone", 1)
+    pairsift.run(alone, runner="local")
+    dealt = {**alone, "output": str(tmp_path / "dealt"), "work": str(tmp_path / "alone" / "work"), "cut_partitions": 3}
+    pairsift.run(dealt, runner="ray")
+    assert published(tmp_path / "dealt") == published(tmp_path / "alone")
+    assert not list((tmp_path / "alone" / "work").glob("spill*"))
+
+
 def test_a_duplicate_names_a_row_that_stays(pairs: Path, tmp_path: Path) -> None:
     fates = pairsift.run(config(pairs, tmp_path / "out", 1), runner="local").fates().to_pylist()
     keepers = {row["key"]: row["duplicate_of"] for row in fates if row["status"] == "duplicate"}

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,30 @@ def test_on_ray_with_one_worker_and_with_four(workers: int, tmp_path: Path) -> N
     given = json.dumps({**dealt_out, "cut_partitions": 4}).encode()
     subprocess.run([sys.executable, "-c", script], input=given, check=True, timeout=100)
     assert (tmp_path / "dealt" / "fates.parquet").read_bytes() == alone
+
+
+def test_a_killed_driver_changes_nothing(tmp_path: Path) -> None:
+    """It is killed as soon as the first file of rows is there; what it leaves is not taken for anything."""
+    files, stages = [made(random.Random(3), 400)], [rule for name in ("exact", "top", "sample", "cap") for rule in SELECTORS[name]]
+    alone = published(tmp_path, "alone", stages, files, partitions=1)
+    config = json.loads((tmp_path / "alone" / "out" / "cut.json").read_text())["config"]
+    config = {**config, "output": str(tmp_path / "out"), "work": str(tmp_path / "work"), "cut_partitions": 6}
+    script = "import json, sys, pairsift; pairsift.run(json.load(sys.stdin), runner='local')"
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(config).encode())
+    process.stdin.close()
+    while not list(tmp_path.glob("work/spill-*/dealt-*/rows-*")):
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "fates.parquet").exists()
+    pairsift.run(config, runner="local")
+    assert (tmp_path / "out" / "fates.parquet").read_bytes() == alone
+    assert len(list(tmp_path.glob("work/spill-*"))) == 1
+    removed = clean(load_config(config))
+    assert not list(tmp_path.glob("work/spill-*")), removed
 
 
 def test_when_it_is_dealt_out(captions: Callable[..., Any], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pairsift.stages.dedup import hamming
-from pairsift.stages.dedup.hamming import bands, distances, near_pairs
+from pairsift.stages.dedup.hamming import band, bands, distances, keys, near_pairs, pairs_of_band
 
 
 def found(hashes: Any, distance: int) -> set[tuple[int, int]]:
@@ -101,3 +101,17 @@ def test_all_with_all_only_where_that_is_quicker() -> None:
 def test_distances() -> None:
     left, right = np.array([[0, 1], [7, 0]], np.uint64), np.array([[0, 1], [0, 2**63]], np.uint64)
     assert distances(left, right).tolist() == [0, 4]
+
+
+def test_pairs_between_two_sets() -> None:
+    """A band's pairs are those of both sets together that have one in each."""
+    rng = np.random.default_rng(5)
+    base = rng.integers(0, 2**63, (60, 1), dtype=np.uint64)
+    left, right = base[:40] ^ (np.uint64(1) << rng.integers(0, 64, (40, 1), dtype=np.uint64)), base[20:]
+    places, radius = band(1, 3, 64, 5)
+    within = keys(left, places)[:, None] ^ keys(right, places)[None, :]
+    expected = (np.bitwise_count(within) <= radius) & (np.bitwise_count(left ^ right.T) <= 5)
+    found = [pair for one, other in pairs_of_band(left, right, places, radius, 5) for pair in zip(one, other, strict=True)]
+    assert len(found) == len(set(found)), "each once"
+    assert set(found) == set(zip(*np.nonzero(expected), strict=True))
+    assert len(found) >= 15
