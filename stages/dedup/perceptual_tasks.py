@@ -22,6 +22,9 @@ from pairsift.stages.dedup.hashes import HashedRows, distinct
 from pairsift.stages.exchange import Desk, Tasks, Written
 
 NODES_TOGETHER = 1 << 20  # about: of one prefix, in one task's memory
+_FINER = 4  # partitions for each that is asked for: their rows are held as arrays, some 300 bytes a row
+_PIECE = 1 << 18  # nodes that are put in order together
+_EDGES = 1 << 21  # that wait until those which stand there twice are left out
 _PLACE_BITS = 40  # of a node's number: its place in its partition; the partition stands above it
 
 
@@ -53,8 +56,9 @@ class _Bands(NamedTuple):
 
 def deal(by: str, best: list[str], distance: int, tasks: Tasks) -> Iterable[Written | None]:
     """The files of verdicts."""
-    desk, partitions = tasks.desk, range(tasks.partitions)
-    rows = _written(tasks.map(_Scatter(desk, by, tuple(best), tasks.partitions), tasks.parts))
+    desk, many = tasks.desk, _FINER * tasks.partitions
+    partitions = range(many)
+    rows = _written(tasks.map(_Scatter(desk, by, tuple(best), many), tasks.parts))
     counted = list(tasks.map(_Count(desk, rows), partitions))
     bits = {64 * words for words, _ in counted if words}
     if len(bits) > 1:
@@ -65,8 +69,8 @@ def deal(by: str, best: list[str], distance: int, tasks: Tasks) -> Iterable[Writ
     nodes = _written(tasks.map(_Deal(desk, rows, how), partitions))
     forests = tasks.map(_Near(desk, nodes, how), list(how.tasks()))
     edges = _Edges.of(forests)
-    bests = list(tasks.map(_Best(desk, rows), edges.by_partition(tasks.partitions)))
-    yield from tasks.map(_Decide(desk, rows), list(_keepers(edges, bests, tasks.partitions)))
+    bests = list(tasks.map(_Best(desk, rows), edges.by_partition(many)))
+    yield from tasks.map(_Decide(desk, rows), list(_keepers(edges, bests, many)))
 
 
 def _plan(nodes: int, bits: int, distance: int) -> _Bands:
@@ -152,8 +156,9 @@ class _Deal:
         for number in range(self.how.bands):
             places, radius = self.how.of(number)
             if radius >= 0:
-                leading = keys(hashes, places[len(places) - self.how.prefix :])
-                yield table, leading + (number << self.how.prefix)
+                for start in range(0, len(table), _PIECE):
+                    leading = keys(hashes[start : start + _PIECE], places[len(places) - self.how.prefix :])
+                    yield table.slice(start, _PIECE), leading + (number << self.how.prefix)
 
 
 @dataclass(frozen=True)
@@ -199,9 +204,13 @@ class _Edges(NamedTuple):
 
     @classmethod
     def of(cls, forests: Iterable[tuple[Array, Array, Array]]) -> "_Edges":
-        found = list(forests)
-        none = np.zeros(0, np.int64)
-        left, right, since = map(np.concatenate, zip((none, none, none), *found, strict=True))
+        held = np.zeros((3, 0), np.int64)
+        waiting: list[NDArray[np.int64]] = []
+        for one, other, born in forests:
+            waiting.append(np.stack([np.minimum(one, other), np.maximum(one, other), born]))
+            if sum(edges.shape[1] for edges in waiting) > max(_EDGES, held.shape[1]):
+                held, waiting = _once(held, waiting), []
+        left, right, since = _once(held, waiting)
         nodes = np.unique(np.concatenate([left, right]))
         clusters = Clusters(np.zeros(len(nodes), np.int64))
         clusters.join(np.searchsorted(nodes, left), np.searchsorted(nodes, right), since)
@@ -211,6 +220,15 @@ class _Edges(NamedTuple):
         """A partition, and the places of its nodes."""
         bounds = np.searchsorted(self.nodes, np.arange(partitions + 1) << _PLACE_BITS)
         return [(n, self.nodes[bounds[n] : bounds[n + 1]] - (n << _PLACE_BITS)) for n in range(partitions)]
+
+
+def _once(held: NDArray[np.int64], more: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Edges (left, right, since), by left and right, each once and as old as can be: most pairs are near in several bands."""
+    edges = np.concatenate([held, *more], axis=1)
+    edges = edges[:, np.lexsort((edges[2], edges[1], edges[0]))]
+    new = np.ones(edges.shape[1], bool)
+    new[1:] = (edges[:2, 1:] != edges[:2, :-1]).any(axis=0)
+    return edges[:, new]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -51,6 +52,8 @@ def test_what_one_process_finds(
     dealt: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(perceptual_tasks, "NODES_TOGETHER", together)
+    monkeypatch.setattr(perceptual_tasks, "_EDGES", 20)
+    monkeypatch.setattr(perceptual_tasks, "_PIECE", 7)
     table, rule = rows(seed, 200, bits, generations), Perceptual(distance=distance, best=best)
     alone = rule.find(table.to_reader(50), Scratch(str(tmp_path), 1 << 26)).sort_by("ordinal")
     assert len(alone) > 10
@@ -77,3 +80,8 @@ def test_each_pair_of_prefixes_is_looked_at_once() -> None:
     assert perceptual_tasks._plan(1 << 20, 256, 15).prefix == 0
     assert perceptual_tasks._plan((1 << 20) + 1, 256, 15).prefix == 1
     assert perceptual_tasks._plan(5_850_000_000, 256, 15).prefix == 13
+
+
+def test_an_edge_holds_from_the_first_time_on() -> None:
+    held, more = np.array([[1, 4], [2, 5], [7, 1]]), np.array([[1, 1, 4], [2, 3, 5], [3, 9, 2]])
+    assert perceptual_tasks._once(held, [more]).tolist() == [[1, 1, 4], [2, 3, 5], [3, 9, 1]]
