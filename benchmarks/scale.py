@@ -4,7 +4,7 @@
     python benchmarks/scale.py images --folder /dev/shm # 20,000 to 200,000 images of 20 KB: payloads, layers, shards
     python benchmarks/scale.py images --runner ray
 
-Each run is a process of its own. Its memory is what is its own (RssAnon), looked at four times a second: the driver's, and the
+Each run is a process of its own. Its memory is what is its own (RssAnon), looked at fifty times a second: the driver's, and the
 largest of its workers'. The images come from a stage that makes them up at no cost, so what is measured is what pairsift does
 with them: sub-batches, payload tars, layers, the cut, shards. `--plot FILE.svg` draws both.
 """
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ SHARES = (0.1, 0.3, 1.0)
 IMAGE_BYTES = 20_000
 JPEG = b"\xff\xd8"  # how one begins
 MARK = "PAIRSIFT_BENCHMARK"
+_LOOK_SECONDS = 0.02  # between two looks at memory
+_LOOKS_FOR_PROCESSES = 20  # looks at memory to one for new processes
 
 
 class MadeUp(Stage):
@@ -115,14 +117,8 @@ def measure(kind: str, rows: int, runner: str, folder: Path) -> Run:
     process = subprocess.Popen(
         command, env={**os.environ, MARK: mark, "PYTHONPATH": here}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    began, driver, worker = time.perf_counter(), 0, 0
-    while process.poll() is None:
-        for pid, size in memory_of(mark).items():
-            if pid == process.pid:
-                driver = max(driver, size)
-            else:
-                worker = max(worker, size)
-        time.sleep(0.25)
+    began = time.perf_counter()
+    driver, worker = watched(process, mark)
     seconds = time.perf_counter() - began
     said, complained = process.communicate()
     if process.returncode:
@@ -135,24 +131,41 @@ def measure(kind: str, rows: int, runner: str, folder: Path) -> Run:
     return Run(rows, round(seconds, 2), round(rows / counted["seconds"], 1), driver, worker)
 
 
-def memory_of(mark: str) -> dict[int, int]:
-    """RssAnon of every process of ours with the mark in its environment that runs our code."""
-    found = {}
+def watched(process: "subprocess.Popen[bytes]", mark: str) -> tuple[int, int]:
+    """Until it has ended: the most memory that it had, and that any other process with this mark had, in bytes."""
+    most: dict[int, int] = {}
+    looks = 0
+    while process.poll() is None:
+        if looks % _LOOKS_FOR_PROCESSES == 0:
+            most |= {pid: 0 for pid in processes(mark) if pid not in most}
+        for pid in most:
+            most[pid] = max(most[pid], memory(pid))
+        looks += 1
+        time.sleep(_LOOK_SECONDS)
+    return most.pop(process.pid, 0), max(most.values(), default=0)
+
+
+def processes(mark: str) -> list[int]:
+    """Every process of ours with the mark in its environment that runs our code."""
+    found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            try:
+            with suppress(OSError):  # it has ended
                 if f"{MARK}={mark}".encode() not in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
                     continue
                 name = Path(f"/proc/{entry}/cmdline").read_bytes()
-                status = Path(f"/proc/{entry}/status").read_text()
-            except OSError:  # it has ended
-                continue
-            if b"raylet" in name or b"gcs_server" in name:
-                continue
-            found[int(entry)] = next(
-                (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon")), 0
-            )
+                if b"raylet" not in name and b"gcs_server" not in name:
+                    found.append(int(entry))
     return found
+
+
+def memory(pid: int) -> int:
+    """RssAnon in bytes; 0 for a process that has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def plot(runs: list[Run], path: str, title: str) -> None:

@@ -42,7 +42,7 @@ from pairsift.stages.storage import Folder
 
 __all__ = ["FATES", "Cut", "Pending"]
 
-_ROWS_AT_ONCE = 1 << 16  # of what a query says: some megabytes
+_ROWS_AT_ONCE = 1 << 15  # that a selector is given or tells: some megabytes
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Cut:
         self._verdicts = Verdicts(0, self._spill)
         self._stack.callback(shutil.rmtree, self._spill, ignore_errors=True)
         self._memory = memory
-        self.con = database.connect(self._spill, memory)
+        self.con = self._connect()
 
     def __enter__(self) -> "Cut":
         return self
@@ -99,6 +99,9 @@ class Cut:
     def __exit__(self, *exception: object) -> None:
         self.con.close()
         self._stack.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        return database.connect(self._spill, self._memory or database.memory_for(self.rows))
 
     def interrupt(self) -> None:
         """From any thread: have `play` or `fates` raise duckdb.InterruptException soon."""
@@ -149,7 +152,7 @@ class Cut:
                 return pending
             self._select(self.plan.steps[last])
             self.con.close()  # it keeps tens of megabytes after a query
-            self.con = database.connect(self._spill, self._memory)
+            self.con = self._connect()
             machine.give_back()
         return []
 
@@ -292,13 +295,15 @@ class Cut:
             self._note(step, finding.found(entry, tables, f"{self._spill}/found", self._pool.check))
             return
         begin = 'CREATE OR REPLACE TEMP TABLE "rows" AS'
-        for rows in self._pool.each(lambda block: self._selected(block, step)):
+        tables = self._pool.each(lambda block: self._selected(block, step))
+        for rows in segment.together(tables, _ROWS_AT_ONCE):
             self.con.register("block", rows)
             database.execute(self.con, f"{begin} SELECT * FROM block")
             self.con.unregister("block")
             begin = 'INSERT INTO "rows"'
         if not self._blocks.count:
             return
+        machine.give_back()  # what reading took
         columns = "ordinal::BIGINT AS ordinal, duplicate_of::BIGINT AS duplicate_of, score::DOUBLE AS score"
         database.execute(self.con, f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
         self._note(step, self.con.sql("FROM gone").to_arrow_reader(_ROWS_AT_ONCE))

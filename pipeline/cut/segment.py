@@ -1,6 +1,6 @@
 """What a block's rows are asked, and how its layers are laid side by side for that."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,18 @@ def places(held: Numbers, rows: Numbers, count: int) -> tuple[pa.Array | None, N
     found = index[rows]
     lacks = found < 0
     return pa.array(found, mask=lacks), lacks
+
+
+def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at least so many, but for the last: an INSERT costs as much as ten thousand rows."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= rows:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _is_list(kind: pa.DataType) -> bool:

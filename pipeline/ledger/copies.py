@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pairsift.pipeline.ledger.layers import UNITS_PER_FOLDER, Layer
 from pairsift.stages.storage import Folder
 
-BLOCK_ROWS = 1 << 17  # most rows in a block, unless a unit has more; some blocks are held in memory by their columns
-LOOSE_FILES = 32  # that many more files of a block than its compact file covers, and they are compacted
+BLOCK_ROWS = 1 << 15  # most rows in a block, unless a unit has more; some blocks are held in memory by their columns
+LOOSE_FILES = 8  # that many more files of a block than its compact file covers, and they are compacted
 _GROUP_ROWS = 1 << 15  # of a compact file, which are held while it is written
 _COVERS = b"pairsift.covers"  # key of the metadata: JSON list of [unit, part]
 

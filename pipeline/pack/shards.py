@@ -24,6 +24,7 @@ from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
 
 FORMAT = 1  # raise it when the bytes of a shard change for the same members
+_GROUP_ROWS = 1 << 15  # of fates.parquet, which are held, and what the writer makes of them: 15 MB
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _digest_start(plan: Plan) -> bytes:
     return fingerprint(FORMAT, [layer.name for layer in plan.layers], packed_columns(plan), *order, *keys, *vectors).encode()
 
 
-def _regular(batches: Iterable[pa.RecordBatch], rows: int = 1 << 17) -> Iterator[pa.Table]:
+def _regular(batches: Iterable[pa.RecordBatch], rows: int = _GROUP_ROWS) -> Iterator[pa.Table]:
     """Tables of exactly `rows` rows, so that the file's row groups do not depend on how batches came in. Nothing is held
     here of what was given."""
     waiting: list[pa.RecordBatch] = []

@@ -38,6 +38,16 @@ def test_a_config_says_how_much(tmp_path: Path, captions: Callable[..., Any], mo
     assert set(asked) == {20 << 20}
 
 
+def test_many_rows_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 2)
+    monkeypatch.setattr(machine, "memory", lambda: 16 << 30)
+    assert [database.memory_for(rows) for rows in (0, 10**5, 10**6)] == [24 << 20] * 3, "the same up to a million"
+    assert database.memory_for(10**7) == (24 << 20) + 9_000_000 * 48
+    assert database.memory_for(10**10) == 1 << 30
+    monkeypatch.setattr(machine, "memory", lambda: 1 << 30)
+    assert database.memory_for(10**10) == int(0.3 * (1 << 30)), "a small machine's share"
+
+
 def test_there_is_an_end_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory", lambda: 100 << 20)
     con = database.connect(str(tmp_path), 16 << 20)

@@ -2,7 +2,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pairsift.pipeline.cut.segment import places, readable
+from pairsift.pipeline.cut.segment import places, readable, together
 
 
 def test_a_selector_sees_float16_as_numbers() -> None:
@@ -35,3 +35,12 @@ def test_places_of_rows_in_a_layer_that_lacks_some() -> None:
         assert found is not None
         assert found.to_pylist() == expected
         assert lacks.tolist() == [place is None for place in expected]
+
+
+def test_small_tables_are_put_together_in_order() -> None:
+    tables = [pa.table({"ordinal": pa.array(range(n, n + 3))}) for n in range(0, 15, 3)]
+    found = list(together([*tables, tables[0].slice(0, 0)], 6))
+    assert [len(table) for table in found] == [6, 6, 3]
+    assert pa.concat_tables(found) == pa.concat_tables(tables)
+    assert [len(table) for table in together([tables[0].slice(0, 0)], 6)] == [0], "a table without rows has columns"
+    assert list(together([], 6)) == []
