@@ -37,7 +37,7 @@ def store_images(
 
 
 def _stored(table: pa.Table, ledger: Ledger, layer: Layer, unit: int, keys: list[str]) -> pa.Table:
-    images = table[schema.IMAGE.name].combine_chunks()
+    images = table[schema.IMAGE.name]
     if images.null_count == len(images):
         references = pa.table({field.name: pa.nulls(len(table), field.type) for field in _PLACES})
     else:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,16 +139,20 @@ class Ledger:
         if table.schema != layer.schema:
             raise TypeError(f"layer {layer.name} takes {layer.schema}, not {table.schema}")
 
-    def write_payload(self, layer: Layer, unit: int, keys: list[str], formats: list[str | None], images: pa.Array) -> pa.Table:
-        """Store a unit's images in one tar and return their references (image_path, image_offset, image_length).
+    def write_payload(
+        self, layer: Layer, unit: int, keys: list[str], formats: list[str | None], images: pa.Array | pa.ChunkedArray
+    ) -> pa.Table:
+        """Store a unit's images (large_binary) in one tar and return their references (image_path, image_offset, image_length).
 
         A row without an image has nulls in all three. `image_path` is relative to the work folder.
         """
         path = f"payloads/{layer.name}/{unit_path(unit)}-{uuid.uuid4().hex[:12]}.tar"
         offsets: list[int | None] = [None] * len(images)
         lengths: list[int | None] = [None] * len(images)
-        there = [row for row, image in enumerate(images) if image.is_valid]
-        members = [memoryview(images[row].as_buffer()) for row in there]
+        chunks = images.chunks if isinstance(images, pa.ChunkedArray) else [images]
+        found = [image for chunk in chunks for image in _where_they_lie(chunk)]
+        there = [row for row, image in enumerate(found) if image is not None]
+        members = [image for image in found if image is not None]
         with self.work.create(path) as file:
             tar = TarWriter(file)
             written = tar.add_all([f"{keys[row]}.{formats[row]}" for row in there], members)
@@ -196,6 +201,19 @@ class Ledger:
 
     def end_attempt(self, layer: Layer, unit: int) -> None:
         self.work.remove(f"attempts/{layer.name}/{unit:09d}")
+
+
+def _where_they_lie(images: pa.LargeBinaryArray) -> list[memoryview | None]:
+    """The bytes of each value, None for a null. An Arrow scalar would be a copy of them."""
+    if images.type != schema.IMAGE.type:
+        raise TypeError(f"images are {schema.IMAGE.type}, not {images.type}")
+    _, ends, data = images.buffers()
+    offsets = np.frombuffer(ends, np.int64)[images.offset : images.offset + len(images) + 1].tolist()
+    view = memoryview(data or b"")
+    places = [view[start:end] for start, end in pairwise(offsets)]
+    if images.null_count == 0:
+        return list(places)
+    return [place if valid else None for place, valid in zip(places, images.is_valid().to_pylist(), strict=True)]
 
 
 def _encoded(table: pa.Table) -> bytes:

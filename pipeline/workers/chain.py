@@ -206,9 +206,7 @@ class Chain:
     def _store_images(self, unit: Unit, step: Step, rows: Numbers, result: pa.Table, stats: StageReport) -> pa.Table:
         keys = unit.table["key"].take(pa.array(rows)).to_pylist()
         formats = result["image_format"].to_pylist()
-        images = result["image"]
-        images = images.chunk(0) if images.num_chunks == 1 else images.combine_chunks()
-        references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, images)
+        references = self._ledger.write_payload(_layer(step), unit.number, keys, formats, result["image"])
         stats.bytes += sum(length or 0 for length in references["image_length"].to_pylist())
         if any("image" in later.entry.reads() for later in self._span.plan.steps[step.index + 1 : self._span.horizon]):
             unit.set(schema.IMAGE, scatter(rows, result["image"], len(unit.table)))

@@ -16,6 +16,7 @@ from pairsift.stages.download import robots
 from pairsift.stages.download.addresses import AddressRule
 from pairsift.stages.download.blocklists import Blocklists
 from pairsift.stages.download.body import Limits
+from pairsift.stages.download.collecting import rare_collections
 from pairsift.stages.download.decoding import DecodePool
 from pairsift.stages.download.engine_check import check_img2dataset
 from pairsift.stages.download.fetch import Fetcher
@@ -138,6 +139,7 @@ class Download(ImageOptions, MannersOptions, Stage):
                 yield transform
             return
         with (
+            rare_collections(),
             ThreadPoolExecutor(self._threads(), thread_name_prefix="pairsift-decode") as decoders,
             network_loop(min(self.connections, _MAX_RESOLVER_THREADS)) as network,
             self._worker(network, decoders) as worker,

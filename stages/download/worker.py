@@ -75,13 +75,13 @@ class Worker:
 
     async def _row(self, text: str | None, wanted: Wanted, kept: "_Kept") -> Row:
         try:
-            row = await self._image_of(text, wanted, kept.counts)
-        except (FetchError, ImageError) as error:
-            return {"failure": error.failure.value, "failure_detail": str(error) or None}
-        kept.add(len(row["image"]))
+            row = await self._row_of(text, wanted, kept.counts)
+        except FetchError as error:
+            return failed_row(error)
+        kept.add(len(row.get("image", b"")))
         return row
 
-    async def _image_of(self, text: str | None, wanted: Wanted, counts: Counter[str]) -> Row:
+    async def _row_of(self, text: str | None, wanted: Wanted, counts: Counter[str]) -> Row:
         url = parse_url(text)
         visit = self._manners.visit(text)
         for attempt in range(self._options.retries + 1):
@@ -92,7 +92,7 @@ class Worker:
                 body = await self._fetcher.fetch(url, visit)
                 counts["bytes_received"] += len(body)
                 visit.arrived(len(body))
-                return await self._decoders.run(partial(image_row, body, self._options, wanted))
+                return await self._decoders.run(partial(row_of_body, body, self._options, wanted))
             except FetchError as error:
                 if not error.again or attempt == self._options.retries:
                     raise
@@ -116,6 +116,23 @@ class _Kept:
 
     def release(self) -> None:
         self._slots.keep(-self._bytes)
+
+
+def row_of_body(body: bytes, options: RowOptions, wanted: Wanted = NOTHING) -> Row:
+    """`image_row`, or the failure as a row.
+
+    An exception that went on to another thread would be in a cycle with its traceback, and keep the body in memory until
+    Python's collector comes by.
+    """
+    try:
+        return image_row(body, options, wanted)
+    except (FetchError, ImageError) as error:
+        return failed_row(error)
+
+
+def failed_row(error: FetchError | ImageError) -> Row:
+    """The columns of a row that has no image."""
+    return {"failure": error.failure.value, "failure_detail": str(error) or None}
 
 
 def image_row(body: bytes, options: RowOptions, wanted: Wanted = NOTHING) -> Row:

@@ -130,6 +130,22 @@ def test_images_of_a_payload_come_back_in_any_order(ledger: Ledger) -> None:
     assert ledger.read_images(references.take([3, 1, 0])).to_pylist() == [b"x" * 1000, None, b"one"]
 
 
+def test_a_payload_is_the_same_however_its_images_lie_in_memory(ledger: Ledger) -> None:
+    values = [b"zero", None, b"two", b"", b"four", b"five", None, b"seven"]
+    whole = pa.array(values, pa.large_binary())
+    pieces = pa.chunked_array([whole[:1], whole[1:1], whole[1:2], whole[2:6], pa.nulls(1, pa.large_binary()), whole[7:]])
+    keys = [str(row) for row in range(8)]
+    written = [ledger.write_payload(LAYER, 0, keys, ["jpg"] * 8, images) for images in (whole, pieces)]
+    assert [ledger.read_images(references).to_pylist() for references in written] == [values, values]
+    first, second = (ledger.work.read(references["image_path"][0].as_py()) for references in written)
+    assert first == second
+
+
+def test_images_are_no_other_kind_of_bytes(ledger: Ledger) -> None:
+    with pytest.raises(TypeError, match="images are large_binary, not binary"):
+        ledger.write_payload(LAYER, 0, ["0"], ["jpg"], pa.array([b"one"], pa.binary()))
+
+
 def test_two_payloads_of_a_unit_do_not_overwrite_each_other(ledger: Ledger) -> None:
     written = [ledger.write_payload(LAYER, 0, ["0"], ["jpg"], pa.array([data], pa.large_binary())) for data in (b"a", b"b")]
     both = pa.concat_tables(written)
