@@ -75,11 +75,11 @@ async def read_body(response: aiohttp.ClientResponse, limits: Limits, visit: Vis
     length = response.content_length
     if length is not None and length > limits.max_bytes:
         raise FetchError(Failure.TOO_MANY_BYTES, f"Content-Length {length}, max_bytes is {limits.max_bytes}")
-    known = None if coded else length
+    known = None if coded or "Transfer-Encoding" in response.headers else length
     too_many = Failure.COMPRESSION_BOMB if coded else Failure.TOO_MANY_BYTES
     with _RateWatch(response.content, limits) as watch, _woken_by_nonsense(response):
         try:
-            body = await _received(response.content, known, limits.max_bytes, _Room(visit, deadline, watch), too_many)
+            body = await _received(response, known, limits.max_bytes, _Room(visit, deadline, watch), too_many)
         finally:
             visit.received += watch.received
     if not body:
@@ -88,24 +88,32 @@ async def read_body(response: aiohttp.ClientResponse, limits: Limits, visit: Vis
 
 
 async def _received(
-    content: aiohttp.StreamReader, known: int | None, max_bytes: int, room: "_Room", too_many: Failure
+    response: aiohttp.ClientResponse, known: int | None, max_bytes: int, room: "_Room", too_many: Failure
 ) -> bytes:
     """All of a body. `known`: how many bytes it will have, where that is known."""
     if known is not None:
         await room.for_bytes(known)
-    body: bytes | bytearray = b""
+        return await _whole(response, known)
+    content, body = response.content, bytearray()
     while chunk := await content.readany():
-        body = body + chunk if body else chunk  # most bodies come in one piece, and are not copied
-        room.watch.received = len(body)
+        body += chunk
         if len(body) > max_bytes:
             raise FetchError(too_many, f"max_bytes is {max_bytes}")
         if content.at_eof():
             break
-        if known is None:
-            await room.for_bytes(len(body) + SLOT_BYTES)  # what may come while it is not looked at included
-        if isinstance(body, bytes):
-            body = bytearray(body)
+        await room.for_bytes(len(body) + SLOT_BYTES)  # what may come while it is not looked at included
     return bytes(body)
+
+
+async def _whole(response: aiohttp.ClientResponse, size: int) -> bytes:
+    """All of a body of so many bytes, for which there is room. Who waits for it is woken once, at its end."""
+    content, connection = response.content, response.connection
+    content.set_read_chunk_size(size)  # its connection is not stopped any more
+    if connection is not None and connection.protocol is not None:
+        connection.protocol.resume_reading()  # where it was stopped before
+    if content.exception() is None:
+        await content.wait_eof()
+    return content.read_nowait()
 
 
 class _Room:
@@ -158,12 +166,16 @@ def _look_at(closed: "asyncio.Future[None]") -> None:
 
 
 class _RateWatch:
-    """While `received` grows from `content`: TOO_SLOW is raised to the reader once there is less than `min_rate` bytes per
+    """While `content` grows: TOO_SLOW is raised to the reader once there is less than `min_rate` bytes per
     second on average, after the grace. It costs one timer per body, which mostly never fires."""
 
     def __init__(self, content: aiohttp.StreamReader, limits: Limits) -> None:
-        self.received = 0  # bytes
         self._content, self._limits = content, limits
+
+    @property
+    def received(self) -> int:
+        """Bytes, content encoding undone."""
+        return self._content.total_bytes
 
     def __enter__(self) -> "_RateWatch":
         self._loop = asyncio.get_running_loop()

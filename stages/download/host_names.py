@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
+@lru_cache(maxsize=10_000)
 def is_loopback(host: str) -> bool:
     """Whether a host, as it stands in a URL, is loopback by its very name: localhost, 127.0.0.0/8 or ::1."""
     if host == "localhost" or host.endswith(".localhost"):

@@ -1,4 +1,4 @@
-"""Rows to tables: what pyarrow's own from_pylist gives, without the second copy."""
+"""Rows to tables: what pyarrow's own from_pylist gives, without a copy of large images."""
 
 import pyarrow as pa
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from pairsift.stages import schema
 from pairsift.stages.download.tables import Row, table_of
 
+LARGE = bytes(range(256)) * 400
 COLUMNS = pa.schema([schema.IMAGE, schema.IMAGE_FORMAT, schema.WIDTH, schema.FAILURE])
 
 
@@ -22,6 +23,8 @@ def fine(image: bytes) -> Row:
         [{"failure": "timeout"}, {"failure": "timeout"}],
         [fine(bytes([number]) * number) for number in range(100)],
         [fine(b"x") if number % 3 else {"failure": "dns_error"} for number in range(17)],
+        [fine(LARGE), fine(LARGE)],
+        [fine(LARGE), fine(b"small"), {"failure": "http_404"}, fine(b""), fine(LARGE), {"failure": "http_404"}, fine(LARGE)],
     ],
 )
 def test_the_same_table_as_pyarrow_makes(rows: list[Row]) -> None:
@@ -33,8 +36,12 @@ def test_the_same_table_as_pyarrow_makes(rows: list[Row]) -> None:
     assert table["image"].null_count == expected["image"].null_count
 
 
-def test_each_image_is_let_go_when_it_was_copied() -> None:
-    rows = [fine(b"one"), fine(b"two")]
+def test_a_large_image_is_in_memory_once_and_belongs_to_the_table() -> None:
+    rows = [fine(bytes(bytearray(LARGE))), fine(b"small"), fine(b"too")]
+    where = pa.py_buffer(rows[0]["image"]).address
     table = table_of(rows, COLUMNS)
     assert all("image" not in row for row in rows)
-    assert table["image"].num_chunks == 1
+    assert [len(chunk) for chunk in table["image"].chunks] == [1, 2]
+    assert table["image"].chunk(0).buffers()[2].address == where
+    del rows
+    assert table["image"].to_pylist() == [LARGE, b"small", b"too"]

@@ -50,6 +50,16 @@ def test_scans_are_counted_up_to_the_end_of_the_picture() -> None:
     assert too_costly(jpeg() + b"\xff\xda" * 1000, "jpg") is None  # a film behind the picture, say
 
 
+@pytest.mark.parametrize("fill", [b"", b"\xff"])
+@pytest.mark.parametrize("before", [b"\xff\xfe\x00\x02", b"\xff\xfe\x00\x03x"])
+def test_scans_are_counted_wherever_they_begin(before: bytes, fill: bytes) -> None:
+    """At even and odd places, and behind bytes that fill up."""
+    data = jpeg()
+    scan = data.index(b"\xff\xda")
+    files = [data[:scan] + before + (fill + data[scan:-2]) * count + b"\xff\xd9" for count in (MAX_SCANS, MAX_SCANS + 1)]
+    assert [too_costly(file, "jpg") is None for file in files] == [True, False]
+
+
 def test_an_end_marker_inside_a_segment_hides_nothing() -> None:
     comment = b"\xff\xfe\x00\x04\xff\xd9"
     assert too_costly(with_scans(MAX_SCANS + 1, comment), "jpg") is not None
