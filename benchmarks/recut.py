@@ -12,6 +12,8 @@ row per URL.
     fates   bare and pairsift once more, with fates.parquet written
 """
 
+import pairsift  # noqa: F401  # isort: skip - before pyarrow, as in a user's run: it says where Arrow takes memory from
+
 import argparse
 import json
 import os

@@ -7,11 +7,9 @@ lacks it is *pending* there: the run computes those rows, and the cut is complet
 
 import shutil
 import tempfile
-import threading
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,14 +33,15 @@ from pairsift.pipeline.ledger.retry import read_retries
 from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.plan import Plan, Step
 from pairsift.pipeline.sections import Shards
-from pairsift.stages import schema, sql
+from pairsift.stages import schema
 from pairsift.stages.base import Filter, Finder, Selector, Shares
 from pairsift.stages.exchange import Exchange
 from pairsift.stages.storage import Folder
 
 __all__ = ["FATES", "Cut", "Pending"]
 
-_ROWS_AT_ONCE = 1 << 15  # that a selector is given or tells: some megabytes
+_ROWS_AT_ONCE = 1 << 15  # that a selector tells: some megabytes
+_SHARE_AT_ONCE = 1 / 24  # of DuckDB's memory: what a selector is given in one statement
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,10 @@ class Cut:
         self._held = np.empty(0, np.int64)
         self._blocks = Blocks(ledger, generations, self.rows)
         self._pool = Pool(self._blocks.count)
-        self._local, self._stack = threading.local(), ExitStack()
         self._spill = _spill_folder(ledger.work)
         self._verdicts = Verdicts(0, self._spill)
-        self._stack.callback(shutil.rmtree, self._spill, ignore_errors=True)
-        self._memory = memory
+        self._memory = memory  # as it was said; a selector that is dealt out decides by itself
+        self._own_memory = memory or database.memory_for(self.rows)
         self.con = self._connect()
 
     def __enter__(self) -> "Cut":
@@ -98,10 +96,10 @@ class Cut:
 
     def __exit__(self, *exception: object) -> None:
         self.con.close()
-        self._stack.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        return database.connect(self._spill, self._memory or database.memory_for(self.rows))
+        return database.connect(self._spill, self._own_memory)
 
     def interrupt(self) -> None:
         """From any thread: have `play` or `fates` raise duckdb.InterruptException soon."""
@@ -229,7 +227,7 @@ class Cut:
             return
         columns = {c for s in steps if isinstance(s.entry, Filter) for c in s.entry.reads()}
         query = segment.segment_sql(steps)
-        deque(self._pool.each(lambda block: self._play_block(block, steps, columns, query)), maxlen=0)
+        self._pool.share(lambda blocks: self._play_blocks(blocks, steps, columns, query))
 
     def _miss_freed(self, first: int, end: int) -> None:
         """Have rows fail at the step that made their image where it has been freed, and is needed: see ledger/freed.py."""
@@ -243,20 +241,13 @@ class Cut:
                     needed = (marks > waiting(step.index)) | ((marks == ALIVE) & (packed | np.isin(ordinals, tried)))
                     self._verdicts.set(ordinals[needed], stopped(step.index))
 
-    def _play_block(self, block: int, steps: Sequence[Step], columns: set[str], query: str) -> None:
-        rows = self._alive(block, columns, [s for s in steps if s.layer])
-        if not len(rows):
-            return
-        if self._local.__dict__.get("con") is None:
-            self._local.con = self._stack.enter_context(sql.connect())
-        con = self._local.con
-        con.register("alive", rows)
-        played = con.sql(query).to_arrow_table()
-        con.unregister("alive")
-        marks = played["mark"].to_numpy()
-        ended = marks != ALIVE
-        scores = played["score"].filter(pa.array(ended)).combine_chunks()
-        self._verdicts.set(rows["ordinal"].to_numpy()[ended], marks[ended], scores)
+    def _play_blocks(self, blocks: Iterator[int], steps: Sequence[Step], columns: set[str], query: str) -> None:
+        played = [step for step in steps if step.layer]
+        tables = (table for block in blocks if len(table := self._alive(block, columns, played)))
+        for batch in segment.asked(query, tables):
+            ordinals, marks, scores = batch.columns
+            ended = marks.to_numpy() != ALIVE
+            self._verdicts.set(ordinals.to_numpy()[ended], marks.to_numpy()[ended], scores.filter(pa.array(ended)))
 
     def _alive(self, block: int, columns: set[str], steps: Sequence[Step] = ()) -> pa.Table:
         """The rows of a block that are alive, with these columns; and for each stage whether its layer lacks the row, and
@@ -296,7 +287,7 @@ class Cut:
             return
         begin = 'CREATE OR REPLACE TEMP TABLE "rows" AS'
         tables = self._pool.each(lambda block: self._selected(block, step))
-        for rows in segment.together(tables, _ROWS_AT_ONCE):
+        for rows in segment.together(tables, int(_SHARE_AT_ONCE * self._own_memory)):
             self.con.register("block", rows)
             database.execute(self.con, f"{begin} SELECT * FROM block")
             self.con.unregister("block")

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import duckdb
@@ -16,7 +16,7 @@ MOST_THREADS = 4  # each holds a block
 
 
 class Pool:
-    """Threads for `blocks` blocks; they are there only while `each` goes on."""
+    """Threads for `blocks` blocks; they are there only while `each` or `share` goes on."""
 
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
@@ -24,7 +24,7 @@ class Pool:
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
-        """From any thread: have `each` and `check` raise duckdb.InterruptException soon."""
+        """From any thread: have `each`, `share` and `check` raise duckdb.InterruptException soon."""
         self._interrupted.set()
 
     def each(self, work: Callable[[int], T]) -> Iterator[T]:
@@ -41,6 +41,28 @@ class Pool:
             finally:
                 for future in begun:
                     future.cancel()
+
+    def share(self, work: Callable[[Iterator[int]], None]) -> None:
+        """Have some threads do `work` on the blocks at a time: each is given an iterator, and takes the next block from it that
+        no other took."""
+        blocks, lock = iter(range(self._blocks)), threading.Lock()
+
+        def taken() -> Iterator[int]:
+            while True:
+                self.check()
+                with lock:
+                    block = next(blocks, None)
+                if block is None:
+                    return
+                yield block
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            begun = [pool.submit(work, taken()) for _ in range(min(self._threads, self._blocks))]
+            wait(begun, return_when=FIRST_EXCEPTION)
+            with lock:
+                deque(blocks, maxlen=0)  # where one has failed, the others need not go on
+            for future in begun:
+                future.result()
 
     def _unless_interrupted(self, work: Callable[[int], T], block: int) -> T:
         self.check()

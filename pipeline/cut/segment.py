@@ -1,6 +1,7 @@
 """What a block's rows are asked, and how its layers are laid side by side for that."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +9,15 @@ import pyarrow as pa
 from pairsift.pipeline.cut.verdicts import ALIVE, stopped, waiting
 from pairsift.pipeline.ledger.layers import Numbers
 from pairsift.pipeline.plan import Step
+from pairsift.stages import sql
 from pairsift.stages.base import Filter
 
 _MARK = '"pairsift mark"'  # no user's column is called so
+_ROWS_ASKED = 1 << 15  # in a batch of the answer, at most
 
 
 def segment_sql(steps: Sequence[Step]) -> str:
-    """SELECT of `mark` and `score` over the table `alive`; see verdicts.py for marks. Rows come out in order."""
+    """SELECT of `ordinal`, `mark` and `score` over the table `alive`; see verdicts.py for marks."""
     whens, scores = [], []
     for step in steps:
         k = step.index
@@ -27,7 +30,34 @@ def segment_sql(steps: Sequence[Step]) -> str:
             whens += [f'WHEN "pairsift lacks {k}" THEN {waiting(k)}', f'WHEN "pairsift failed {k}" THEN {stopped(k)}']
     score = f"CASE {_MARK} {' '.join(scores)} END" if scores else "NULL::DOUBLE"
     played = f"SELECT *, (CASE {' '.join(whens)} ELSE {ALIVE} END)::SMALLINT AS {_MARK} FROM alive"
-    return f"SELECT {_MARK} AS mark, {score} AS score FROM ({played})"
+    return f"SELECT ordinal, {_MARK} AS mark, {score} AS score FROM ({played})"
+
+
+def asked(query: str, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """What one query says of the rows of tables that it calls `alive`; nothing where there are none. It is planned once, and
+    reads a table when it wants more rows: planning costs as much as ten thousand rows. Raises what reading them raises."""
+    tables = iter(tables)
+    first = next(tables, None)
+    if first is None:
+        return
+    failed: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for table in chain([first], tables):
+                yield from table.to_batches()
+        except Exception as error:
+            failed.append(error)  # DuckDB would tell it as an error of its own
+            raise
+
+    with sql.connect() as con:
+        con.register("alive", pa.RecordBatchReader.from_batches(first.schema, batches()))
+        try:
+            yield from con.sql(query).to_arrow_reader(_ROWS_ASKED)
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
 
 
 def places(held: Numbers, rows: Numbers, count: int) -> tuple[pa.Array | None, Numbers]:
@@ -42,12 +72,12 @@ def places(held: Numbers, rows: Numbers, count: int) -> tuple[pa.Array | None, N
     return pa.array(found, mask=lacks), lacks
 
 
-def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of at least so many, but for the last: an INSERT costs as much as ten thousand rows."""
+def together(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at least so many bytes, but for the last: an INSERT costs as much as ten thousand rows."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
-        if sum(map(len, waiting)) >= rows:
+        if sum(held.nbytes for held in waiting) >= size:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:

@@ -16,12 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsift.pipeline.ledger.layers import UNITS_PER_FOLDER, Layer
+from pairsift.stages import schema
 from pairsift.stages.storage import Folder
 
 BLOCK_ROWS = 1 << 15  # most rows in a block, unless a unit has more; some blocks are held in memory by their columns
 LOOSE_FILES = 8  # that many more files of a block than its compact file covers, and they are compacted
 _GROUP_ROWS = 1 << 15  # of a compact file, which are held while it is written
 _COVERS = b"pairsift.covers"  # key of the metadata: JSON list of [unit, part]
+# Larger than with zstd, and read in half the time. Without dictionaries, of which most columns are too varied, it is written
+# in half the time, and URLs are read in less than half; ordinals, which rise by one, in a fifth.
+_QUICK = {"compression": "lz4", "use_dictionary": False, "column_encoding": {schema.ORDINAL.name: "DELTA_BINARY_PACKED"}}
 
 Part = tuple[int, int]  # unit, part
 
@@ -122,10 +126,9 @@ class CopyWriter:
         self._waiting: list[pa.Table] = []
         self._rows = 0
         self._file = ExitStack()
-        # Twice as large as with zstd, and read in half the time.
-        options = {"compression": "snappy", "store_schema": False, "write_page_checksum": True}
-        schema = pa.schema([layer.schema.field(column) for column in self._columns])
-        self._writer = pq.ParquetWriter(self._file.enter_context(work.create(self._name)), schema, **options)
+        options = {"store_schema": False, "write_page_checksum": True, **_QUICK}
+        columns = pa.schema([layer.schema.field(column) for column in self._columns])
+        self._writer = pq.ParquetWriter(self._file.enter_context(work.create(self._name)), columns, **options)
 
     def __enter__(self) -> "CopyWriter":
         return self

@@ -1,8 +1,11 @@
+from collections.abc import Iterator
+
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from pairsift.pipeline.cut.segment import places, readable, together
+from pairsift.pipeline.cut.segment import asked, places, readable, together
 
 
 def test_a_selector_sees_float16_as_numbers() -> None:
@@ -39,8 +42,32 @@ def test_places_of_rows_in_a_layer_that_lacks_some() -> None:
 
 def test_small_tables_are_put_together_in_order() -> None:
     tables = [pa.table({"ordinal": pa.array(range(n, n + 3))}) for n in range(0, 15, 3)]
-    found = list(together([*tables, tables[0].slice(0, 0)], 6))
+    found = list(together([*tables, tables[0].slice(0, 0)], 6 * 8))  # bytes
     assert [len(table) for table in found] == [6, 6, 3]
     assert pa.concat_tables(found) == pa.concat_tables(tables)
-    assert [len(table) for table in together([tables[0].slice(0, 0)], 6)] == [0], "a table without rows has columns"
-    assert list(together([], 6)) == []
+    assert [len(table) for table in together([tables[0].slice(0, 0)], 48)] == [0], "a table without rows has columns"
+    assert list(together([], 48)) == []
+
+
+def test_one_query_is_asked_of_many_tables() -> None:
+    tables = [pa.table({"ordinal": pa.array(range(n, n + 1000)), "x": [0.5, None] * 500}) for n in range(0, 200_000, 1000)]
+    found = list(asked("SELECT ordinal, x IS NULL AS lacks FROM alive", tables))
+    assert max(map(len, found)) < 100_000, "the answer comes in parts"
+    told = pa.Table.from_batches(found).to_pydict()
+    assert told["ordinal"] == list(range(200_000))
+    assert told["lacks"] == [False, True] * 100_000
+    assert list(asked("SELECT no column", [])) == []
+
+
+def test_what_reading_raises_is_raised() -> None:
+    class DamagedError(OSError):
+        pass
+
+    def tables() -> Iterator[pa.Table]:
+        yield pa.table({"x": [1]})
+        raise DamagedError("a file")
+
+    with pytest.raises(DamagedError, match=r"^a file$"):
+        list(asked("SELECT x FROM alive", tables()))
+    with pytest.raises(duckdb.ConversionException):
+        list(asked("SELECT CAST(x AS INT) FROM alive", [pa.table({"x": ["no number"]})]))
