@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from typing import Annotated, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pairsift.stages.base import OPERATIONAL, Columns, Stage, Transform
 from pairsift.stages.score import heads
-from pairsift.stages.score.vectors import matrix
 from pairsift.stages.storage import absolute
 
 
@@ -51,11 +49,8 @@ class Aesthetic(Stage):
         layers = heads.load(self.weights, "score.aesthetic")
 
         def transform(batch: pa.Table) -> pa.Table:
-            vectors = matrix(batch[self.column], "score.aesthetic", self.column)
-            heads.require_dim(layers, vectors.shape[1], "score.aesthetic", self.column)
-            missing = pc.is_null(batch[self.column]).to_numpy()
-            vectors[missing] = 0  # a null's buffer may hold anything
-            scores = heads.apply(layers, heads.unit(vectors), "none")
+            where = ("score.aesthetic", self.column)
+            scores, missing = heads.outputs(layers, batch[self.column], "none", where)
             return pa.table([pa.array(scores, pa.float32(), mask=missing)], schema=self.writes())
 
         yield transform

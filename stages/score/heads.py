@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairsift.stages.base import ConfigError
+from pairsift.stages.score.vectors import matrix
 
 Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 Between = Literal["none", "relu"]
 _SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
 
@@ -60,17 +64,27 @@ def apply(layers: Sequence[Layer], vectors: Floats, between: Between) -> Floats:
     return vectors[:, 0]
 
 
+def outputs(layers: Sequence[Layer], column: pa.ChunkedArray, between: Between, where: tuple[str, str]) -> tuple[Floats, Flags]:
+    """(outputs, which are missing), both (n,), of a column of n vectors, brought to length 1; null vectors are missing.
+
+    `where`: the stage's `use`, and the column's name. Raises ValueError where the head is of another model than the column.
+    """
+    use, name = where
+    vectors = matrix(column, use, name)
+    wanted = layers[0].weight.shape[1]
+    if vectors.shape[1] != wanted:
+        raise ValueError(
+            f"{use}: {name!r} has {vectors.shape[1]} dimensions, the head takes {wanted}: they are not of one model"
+        )
+    missing = np.asarray(pc.is_null(column).to_numpy(), np.bool_)
+    vectors[missing] = 0  # a null's buffer may hold anything
+    return apply(layers, unit(vectors), between), missing
+
+
 def unit(vectors: Floats) -> Floats:
     """Rows of length 1 again: float16 columns have lost some of it."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
-
-
-def require_dim(layers: Sequence[Layer], dim: int, use: str, column: str) -> None:
-    """Raises ValueError where the head is of another model than the column."""
-    wanted = layers[0].weight.shape[1]
-    if dim != wanted:
-        raise ValueError(f"{use}: {column!r} has {dim} dimensions, the head takes {wanted}: they are not of one model")
 
 
 def _tensors(file: Path) -> Mapping[str, Floats]:

@@ -6,12 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pairsift.stages.base import OPERATIONAL, Columns, Stage, Transform
 from pairsift.stages.score import heads
-from pairsift.stages.score.vectors import matrix
 from pairsift.stages.storage import absolute
 
 
@@ -56,11 +54,8 @@ class Nsfw(Stage):
         layers = heads.load(self.weights, "score.nsfw")
 
         def transform(batch: pa.Table) -> pa.Table:
-            vectors = matrix(batch[self.column], "score.nsfw", self.column)
-            heads.require_dim(layers, vectors.shape[1], "score.nsfw", self.column)
-            missing = pc.is_null(batch[self.column]).to_numpy()
-            vectors[missing] = 0  # a null's buffer may hold anything
-            scores = heads.apply(layers, heads.unit(vectors), self.between)
+            where = ("score.nsfw", self.column)
+            scores, missing = heads.outputs(layers, batch[self.column], self.between, where)
             if self.output == "sigmoid":
                 scores = np.reciprocal(1 + np.exp(-np.clip(scores, -80, 80)), dtype=np.float32)
             return pa.table([pa.array(scores, pa.float32(), mask=missing)], schema=self.writes())
