@@ -17,6 +17,9 @@ import pytest
 import yaml
 
 import pairsift
+from pairsift.pipeline.config import load_config
+from pairsift.pipeline.plan import make_plan
+from pairsift.stages.base import Stage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ENGLISH = "a cup of coffee on a wooden table in the morning"
@@ -25,9 +28,12 @@ Row = tuple[str | None, str | None]
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_clip: Callable[[int], str], tiny_blip: str) -> Callable[..., list[str]]:
-    """The fates of a recipe's rows, in order: the rule that rejected each, its failure code, or its status."""
+    """The fates of a recipe's rows, in order: the rule that rejected each, its failure code, or its status.
 
-    def go(name: str, path: Path, *overrides: str, output: str = "") -> list[str]:
+    Each of its rules has to take a row, or the test would not know of it; but for those that `idle` names.
+    """
+
+    def go(name: str, path: Path, *overrides: str, output: str = "", idle: tuple[str, ...] = ()) -> list[str]:
         stages = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["stages"]
         changes = [f"input.path={path}", f"output={tmp_path / 'out'}", *overrides]
         for n, stage in enumerate(stages):
@@ -35,8 +41,12 @@ def run(tmp_path: Path, tiny_clip: Callable[[int], str], tiny_blip: str) -> Call
             changes += [f"stages.{n}.model={tiny_clip(0)}"] * (stage["use"] == "embed")
             changes += [f"stages.{n}.text_model=null"] * ("text_model" in stage)  # the tiny model's own stands for it
             changes += [f"stages.{n}.model={tiny_blip}"] * (stage["use"] == "score.matching")
-        pairsift.run(CONFIGS / f"{name}.yaml", overrides=changes, runner="local")
-        return fates_of(tmp_path / "out" / output)
+        plan = make_plan(load_config(CONFIGS / f"{name}.yaml", changes))
+        pairsift.run(plan.config, runner="local", replace=True)
+        found = fates_of(tmp_path / "out" / output)
+        rules = {step.label for step in plan.steps if not isinstance(step.entry, Stage)}
+        assert rules - set(found) == set(idle), "rules that took no row"
+        return found
 
     return go
 
@@ -44,6 +54,12 @@ def run(tmp_path: Path, tiny_clip: Callable[[int], str], tiny_blip: str) -> Call
 def fates_of(output: Path) -> list[str]:
     fates = pq.read_table(output / "fates.parquet").to_pylist()
     return [fate["rejected_by"] or fate["code"] or fate["status"] for fate in fates]
+
+
+def at_threshold(found: list[str], output: Path, column: str, least: float, rule: str) -> list[str]:
+    """What becomes of the rows that a looser run has kept, under the recipe's own threshold."""
+    scores = pairsift.open(output).ledger()[column].to_pylist()
+    return [rule if fate == "success" and score < least else fate for fate, score in zip(found, scores, strict=True)]
 
 
 @pytest.fixture
@@ -60,36 +76,55 @@ def jpeg(width: int, height: int, seed: int = 0) -> bytes:
     return bytes(cv2.imencode(".jpg", cv2.resize(pixels, (width, height)))[1])
 
 
-@pytest.mark.parametrize(("name", "pairs"), [("laion400m", "url, caption"), ("laion2b-en", "url")])
-def test_laion(run: Any, listed: Any, web: Any, name: str, pairs: str) -> None:
-    rows: list[Row] = [
-        (web.url("coffee.jpg"), ENGLISH),
-        (web.url("coffee.jpg"), ENGLISH),
-        (web.url("coffee.jpg"), ENGLISH + " and a spoon"),
-        ("data:image/png;base64,AAAA", ENGLISH),
-        (web.url("drawing.svg"), ENGLISH),
-        (web.url("rocket.jpg"), " cup\n"),
-        (web.url("rocket.jpg?1"), "eine Tasse Kaffee auf einem Holztisch"),
-        (web.url("none.jpg"), ENGLISH),
-    ]
+@pytest.mark.parametrize(
+    ("name", "pairs", "least"), [("laion400m", "url, caption", 0.3), ("laion2b-en", "url", 0.28)], ids=["400m", "2b"]
+)
+def test_laion(run: Any, listed: Any, web: Any, tmp_path: Path, name: str, pairs: str, least: float) -> None:
+    web.files |= {"icon.jpg": jpeg(60, 40), "bitmap.jpg": bytes(cv2.imencode(".bmp", np.zeros((60, 60, 3), np.uint8))[1])}
+    path = listed(
+        [
+            (web.url("coffee.jpg"), ENGLISH),
+            (web.url("coffee.jpg"), ENGLISH),
+            (web.url("coffee.jpg"), ENGLISH + " and a spoon"),
+            ("data:image/png;base64,AAAA", ENGLISH),
+            (web.url("drawing.svg"), ENGLISH),
+            (web.url("rocket.jpg"), " cup\n"),
+            (web.url("rocket.jpg?1"), "eine Tasse Kaffee auf einem Holztisch"),
+            (web.url("none.jpg"), ENGLISH),
+            (web.url("icon.jpg"), ENGLISH),
+            (web.url("bitmap.jpg"), ENGLISH),
+        ]
+    )
     similarity = len(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["stages"]) - 1
-    found = run(name, listed(rows), f"stages.{similarity}.keep=clip_similarity >= -1")
+    found = run(name, path, f"stages.{similarity}.keep=clip_similarity >= -1", idle=("similarity",))
     second = "success" if name == "laion400m" else "duplicate url"
-    assert found == ["success", f"duplicate {pairs}", second, "URL", "URL", "caption", "English", "http_404"]
+    first = ["success", f"duplicate {pairs}", second, "URL", "URL", "caption", "English", "http_404"]
+    assert found == [*first, "body", "body"]
+    assert run(name, path) == at_threshold(found, tmp_path / "out", "clip_similarity", least, "similarity")
 
 
 def test_laion2b_multi(run: Any, listed: Any, web: Any, tmp_path: Path) -> None:
-    rows: list[Row] = [
-        (web.url("coffee.jpg"), "eine Tasse Kaffee auf einem alten Tisch aus Holz am Morgen"),
-        (web.url("rocket.jpg"), "iPhone 12 Pro"),
-        (web.url("moon.jpg"), ENGLISH),
-        (web.url("coffee.jpg"), "une tasse de café sur une vieille table en bois"),
-        (web.url("none.jpg"), "海滩上两只狗的照片和很好的天气"),
-    ]
-    multi = run("laion2b-multi", listed(rows), "stages.9.keep=clip_similarity >= -1", output="multi")
+    web.files["icon.jpg"] = jpeg(60, 40)
+    path = listed(
+        [
+            (web.url("coffee.jpg"), "eine Tasse Kaffee auf einem alten Tisch aus Holz am Morgen"),
+            (web.url("rocket.jpg"), "iPhone 12 Pro"),
+            (web.url("moon.jpg"), ENGLISH),
+            (web.url("coffee.jpg"), "une tasse de café sur une vieille table en bois"),
+            (web.url("none.jpg"), "海滩上两只狗的照片和很好的天气"),
+            (web.url("drawing.svg"), "eine Zeichnung einer Tasse auf einem Tisch"),
+            (web.url("chelsea.jpg"), "chat"),
+            (web.url("icon.jpg"), "une tasse de café sur une vieille table en bois"),
+        ]
+    )
+    loose = "stages.9.keep=clip_similarity >= -1"
+    multi = run("laion2b-multi", path, loose, output="multi", idle=("similarity",))
     nolang = fates_of(tmp_path / "out" / "nolang")
-    assert multi == ["success", "output multi", "not English", "duplicate url", "http_404"]
-    assert nolang == ["output nolang", "success", "not English", "duplicate url", "http_404"]
+    rest = ["URL", "caption", "body"]
+    assert multi == ["success", "output multi", "not English", "duplicate url", "http_404", *rest]
+    assert nolang == ["output nolang", "success", "not English", "duplicate url", "http_404", *rest]
+    kept = at_threshold(multi, tmp_path / "out" / "multi", "clip_similarity", 0.26, "similarity")
+    assert run("laion2b-multi", path, output="multi")[0] == kept[0]
 
 
 def test_relaion_safe(run: Any, listed: Any, tmp_path: Path) -> None:
@@ -126,6 +161,7 @@ def test_laion_aesthetic(run: Any, listed: Any, web: Any) -> None:
 
 def test_coyo(run: Any, listed: Any, web: Any) -> None:
     web.files |= {"small.jpg": jpeg(300, 180), "long.jpg": jpeg(700, 220), "wide.jpg": jpeg(660, 220)}
+    web.files["plain.jpg"] = bytes(cv2.imencode(".jpg", np.zeros((300, 300, 3), np.uint8))[1])
     rows: list[Row] = [
         (web.url("coffee.jpg"), ENGLISH),
         (web.url("coffee.jpg?again"), ENGLISH),
@@ -134,11 +170,15 @@ def test_coyo(run: Any, listed: Any, web: Any) -> None:
         (web.url("small.jpg"), ENGLISH + " small"),
         (web.url("long.jpg"), ENGLISH + " long"),
         (web.url("wide.jpg"), ENGLISH + " wide"),
+        (web.url("coffee.jpg"), ENGLISH),
+        (web.url("moon.jpg"), "der Mond über den Bergen bei Nacht"),
+        (web.url("plain.jpg"), ENGLISH + " plain"),
         *((web.url(f"rocket.jpg?{n}"), "picture of a thing that everybody has") for n in range(11)),
     ]
     found = run("coyo700m", listed(rows))
     first = ["success", "duplicate phash, caption", "caption", "caption", "too_small", "aspect_ratio", "success"]
-    assert found == first + ["more than 10 per caption"] * 11
+    second = ["duplicate url, caption", "English", "body"]
+    assert found == first + second + ["more than 10 per caption"] * 11
 
 
 def test_align(run: Any, listed: Any, web: Any) -> None:
@@ -148,12 +188,15 @@ def test_align(run: Any, listed: Any, web: Any) -> None:
         (web.url("rocket.jpg"), "image_tid 25&id mggqpuweqdpd"),
         (web.url("rocket.jpg"), "a cup"),
         *((web.url(name), "a cup of coffee") for name in ("small.jpg", "long.jpg", "nearly.jpg")),
+        (web.url("coffee.jpg"), "a cup of coffee"),
+        *((web.url("moon.jpg"), caption) for caption in ("a cup of coffee", "cup of coffee", "cup of tea")),
         *((web.url(f"rocket.jpg?{n}"), "a cup of tea") for n in range(11)),
     ]
-    found = run("align", listed(rows), "stages.0.vocabulary=9")
+    found = run("align", listed(rows), "stages.0.vocabulary=9", "stages.4.most=2")
     rare = "words outside the 9 most frequent of caption"
     first = ["success", rare, "caption", "too_small", "aspect ratio", "success"]
-    assert found == first + ["caption of more than 10 images"] * 11
+    second = ["duplicate url, caption", *["image with more than 1000 captions"] * 3]
+    assert found == first + second + ["caption of more than 10 images"] * 11
 
 
 def test_cc12m(run: Any, listed: Any, web: Any) -> None:
@@ -166,8 +209,10 @@ def test_cc12m(run: Any, listed: Any, web: Any) -> None:
         (web.url("large.jpg?1"), "coffee coffee coffee cup"),
         (web.url("large.jpg?2"), "two words"),
         *((web.url(name), "a cup of coffee") for name in ("small.jpg", "long.jpg", "not.jpg")),
+        (web.url("large.jpg"), "a cup of coffee on the table"),
     ]
-    assert run("cc12m", listed(rows)) == ["success", "caption", "caption", "too_small", "aspect_ratio", "JPEG"]
+    found = run("cc12m", listed(rows))
+    assert found == ["success", "caption", "caption", "too_small", "aspect_ratio", "JPEG", "duplicate url, caption"]
 
 
 def test_metaclip(run: Any, listed: Any, web: Any, tmp_path: Path) -> None:
@@ -176,12 +221,13 @@ def test_metaclip(run: Any, listed: Any, web: Any, tmp_path: Path) -> None:
         (web.url("rocket.jpg"), "a rocket on the launch pad, at night"),
         (web.url("moon.jpg"), "the surface of the moon as seen from above"),
         (web.url("rocket.jpg?2"), "eine Rakete auf der Startrampe bei Nacht"),
+        (web.url("rocket.jpg"), "a rocket on the launch pad, at night"),
         *((web.url(f"coffee.jpg?{n}"), f"a cup of coffee, number {n} of them") for n in range(60)),
     ]
     found = run("metaclip", listed(rows), f"stages.3.path={tmp_path / 'metadata.json'}", "stages.5.per_entry=10")
-    assert found[:3] == ["success", "no query matches", "English"]
-    assert set(found[3:]) == {"success", "balance to 10 per entry of entries"}
-    assert 2 <= found[3:].count("success") <= 20
+    assert found[:4] == ["success", "no query matches", "English", "duplicate url, caption"]
+    assert set(found[4:]) == {"success", "balance to 10 per entry of entries"}
+    assert 2 <= found[4:].count("success") <= 20
 
 
 @pytest.fixture
@@ -218,7 +264,8 @@ def test_filter_existing_webdataset(run: Any, dataset: tuple[Path, dict[str, byt
 
 def test_rescore_existing(run: Any, dataset: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     old = ["success", "old score", "success", "success", "success", "success"]
-    assert run("rescore-existing", dataset[0], "stages.3.keep=l14_clip_similarity >= -1") == old * 2
+    loose = run("rescore-existing", dataset[0], "stages.3.keep=l14_clip_similarity >= -1", idle=("new score",))
+    assert loose == old * 2
     members = members_of(tmp_path / "out")
     assert {members[f"{key}.txt"].decode(): members[f"{key}.jpg"] for key in keys_of(members)} == {
         caption: data for caption, data in dataset[1].items() if caption != "a dog in the snow"
@@ -227,6 +274,8 @@ def test_rescore_existing(run: Any, dataset: tuple[Path, dict[str, bytes]], tmp_
     facts = json.loads(members["000000000.json"])
     assert facts["similarity"] == 0.30
     assert -1 <= facts["l14_clip_similarity"] <= 1
+    kept = at_threshold(loose, tmp_path / "out", "l14_clip_similarity", 0.24, "new score")
+    assert run("rescore-existing", dataset[0]) == kept
 
 
 def test_semdedup(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
@@ -244,10 +293,14 @@ def test_semdedup(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:
                 info = tarfile.TarInfo(f"{n:05}.{extension}")
                 info.size = len(member)
                 tar.addfile(info, io.BytesIO(member))
-    changes = (f"stages.4.reference={tmp_path / 'evaluation'}", "stages.8.similarity=0.999999")
-    found = run("semdedup", tmp_path / "pool", *changes)
+    reference = f"stages.4.reference={tmp_path / 'evaluation'}"
+    strict = "image_embedding above 0.999999"  # the tiny network finds any two photos alike
+    found = run("semdedup", tmp_path / "pool", reference, "stages.8.similarity=0.999999", idle=(strict,))
     first = ["success", "evaluation", "phash within 31 bits", "duplicate image_sha256", "success"]
     assert found == first + ["placeholder"] * 21
+    loose = run("semdedup", tmp_path / "pool", reference, "stages.8.similarity=-1")
+    assert sorted([loose[0], loose[4]]) == ["image_embedding above -1", "success"]
+    assert [loose[1:4], loose[5:]] == [found[1:4], found[5:]]
 
 
 def test_dfn(run: Any, photos: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Several outputs of one config: each row goes where a rule says, and nothing is computed twice."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +19,7 @@ from pairsift.pipeline.outputs import configs_of
 from pairsift.pipeline.report.manifest import dump
 from pairsift.stages.base import ConfigError
 
+CONFIG_PAGE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 RULES = {"en": "language = 'en'", "multi": "language <> 'en'", "nolang": "language IS NULL"}
 LANGUAGES = ["en", "de", None, "en", "fr", "en"]
 
@@ -102,3 +106,35 @@ def test_a_rare_output_is_no_reason_to_stop(tmp_path: Path, captions: Callable[.
     results = pairsift.run(config, runner="local").outputs["one"]
     assert results.report["kept"] == 1
     assert pq.read_table(tmp_path / "out" / "one" / "fates.parquet").num_rows == 1500
+
+
+def test_buckets_and_a_split_by_hash_of_metadata_alone(tmp_path: Path, listing: Callable[..., dict[str, Any]]) -> None:
+    """LAION's aesthetic buckets, of which one lies in the other, and the validation set of docs/config.md and its rest."""
+    (by_hash,) = re.findall(r'^  validation: "(.*)"', CONFIG_PAGE.read_text(), re.MULTILINE)
+    uids = [hashlib.md5(f"row {n}".encode()).hexdigest() for n in range(500)]
+    rows = [
+        {"URL": f"http://a.example/{n}.jpg", "TEXT": str(n), "uid": uid, "score": 4 + n / 200} for n, uid in enumerate(uids)
+    ]
+    outputs = {"4.5": "aesthetic >= 4.5", "6": "aesthetic >= 6", "train": f"NOT ({by_hash})", "validation": by_hash}
+
+    def released(folder: str, rows: list[dict[str, Any]]) -> dict[str, set[int]]:
+        columns = {"url": "URL", "caption": "TEXT", "uid": "uid", "aesthetic": "score"}
+        source = listing(rows, f"{folder}.parquet", columns=columns)
+        output = tmp_path / folder
+        pairsift.run({"input": source, "output": str(output), "outputs": outputs, "release": {"subset": True}}, runner="local")
+        assert {path.name for path in output.iterdir()} == {*outputs, "work"}
+        found = {}
+        for name in outputs:
+            table = pq.read_table(output / name / "release" / "00000.parquet")
+            assert table.column_names == ["URL", "TEXT", "AESTHETIC_SCORE"]
+            assert len(np.load(output / name / "release" / "subset.npy")) == len(table)
+            assert not (output / name / "shards").exists()
+            found[name] = {int(text) for text in table["TEXT"].to_pylist()}
+        return found
+
+    held_out = {n for n, uid in enumerate(uids) if int.from_bytes(hashlib.md5(uid.encode()).digest()[8:], "little") % 100 == 0}
+    assert 1 <= len(held_out) <= 15
+    buckets = {"4.5": {*range(100, 500)}, "6": {*range(400, 500)}}
+    expected = {**buckets, "train": {*range(500)} - held_out, "validation": held_out}
+    assert released("in order", rows) == expected
+    assert released("in reverse", rows[::-1]) == expected

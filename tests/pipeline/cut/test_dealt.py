@@ -137,8 +137,7 @@ def test_the_same_fates(case: str, small: None, tmp_path: Path) -> None:
     rng = random.Random(case)
     files = [made(rng, 130), made(rng, rng.choice([1, 130]))]
     alone = published(tmp_path, "alone", SELECTORS[case], files, partitions=1)
-    labels = set(pq.read_table(pa.BufferReader(alone))["rejected_by"].to_pylist())
-    assert len(labels - {None}) == sum(entry["use"] != "pairsift_toys.broken" for entry in SELECTORS[case]), "each takes rows"
+    assert len(labels_of(alone)) == sum(entry["use"] != "pairsift_toys.broken" for entry in SELECTORS[case]), "each takes rows"
     assert published(tmp_path, "dealt", SELECTORS[case], files, partitions=rng.randint(2, 5)) == alone
 
 
@@ -156,9 +155,25 @@ class DiesOnce:
         return self.function(item)
 
 
+# Rows that meet by a key, a summary of all, pairs that are near by their bits, pairs that are near by their vectors.
+OF_EACH_KIND = [SELECTORS[name][0] for name in ("exact", "top", "perceptual", "semantic")]
+
+
+def labels_of(fates: bytes) -> set[str]:
+    return set(pq.read_table(pa.BufferReader(fates))["rejected_by"].to_pylist()) - {None}
+
+
+# Waves in which a worker is killed: of SQL, of hashes, of vectors. A worker that has to be replaced costs seconds.
+DEADLY = {
+    "dealt Scatter", "dealt Summarise", "dealt Decide",
+    "perceptual_tasks _Deal", "perceptual_tasks _Near",
+    "semantic_tasks _Scatter", "semantic_tasks _Find",
+}  # fmt: skip
+
+
 def test_killed_workers_change_nothing(ray_session: None, tmp_path: Path) -> None:
     """One in the first wave of each kind."""
-    stages = [SELECTORS["exact"][0], SELECTORS["top"][0]]
+    stages = OF_EACH_KIND
     pq.write_table(made(random.Random(0), 700), tmp_path / "rows.parquet")
     source = {"use": "read.urls", "path": str(tmp_path / "rows.parquet"), "unit_rows": 50}
     config = load_config({"input": source, "output": str(tmp_path / "out"), "stages": stages, "cut_partitions": 3})
@@ -168,23 +183,27 @@ def test_killed_workers_change_nothing(ray_session: None, tmp_path: Path) -> Non
     with open_runner("ray") as runner:
 
         def deaths(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-            mark = tmp_path / f"died in {type(function).__name__}"
-            return runner.map(DiesOnce(function, str(mark)), items, Stop())
+            wave = f"{type(function).__module__.rpartition('.')[2]} {type(function).__name__}"
+            mark = tmp_path / f"died in {wave}"
+            return runner.map(DiesOnce(function, str(mark)) if wave in DEADLY else function, items, Stop())
 
-        def verdicts(deal: dealt.Deal | None) -> list[Any]:
+        def verdicts(deal: dealt.Deal | None) -> Any:
             with Cut(plan, ledger, generations, deal=deal) as cut:
                 cut.play(len(plan.steps))
-                return pa.Table.from_batches(fates for fates, _ in cut.fates(config.shards)).to_pydict()["rejected_by"]
+                fates = pa.Table.from_batches(fates for fates, _ in cut.fates(config.shards))
+                return fates.select(["rejected_by", "duplicate_of"]).to_pylist()
 
-        assert verdicts(dealt.Deal(deaths, "ray")) == verdicts(None)
-    assert {path.name for path in tmp_path.glob("died in *")} == {"died in Scatter", "died in Summarise", "died in Decide"}
+        alone = verdicts(None)
+        assert len({fate["rejected_by"] for fate in alone} - {None}) == len(stages), "each takes rows"
+        assert verdicts(dealt.Deal(deaths, "ray")) == alone
+    assert {path.name.removeprefix("died in ") for path in tmp_path.glob("died in *")} == DEADLY
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_on_ray_with_one_worker_and_with_four(workers: int, tmp_path: Path) -> None:
     """Blocks of a thousand rows, four partitions; each Ray is one of its own."""
-    files, stages = [made(random.Random(7), 1200)], [SELECTORS["exact"][0], SELECTORS["top"][0]]
-    alone = published(tmp_path, "alone", stages, files, partitions=1, unit_rows=1)
+    alone = published(tmp_path, "alone", OF_EACH_KIND, [made(random.Random(7), 1200)], partitions=1, unit_rows=1)
+    assert len(labels_of(alone)) == len(OF_EACH_KIND), "each takes rows"
     config = json.loads((tmp_path / "alone" / "out" / "cut.json").read_text())["config"]
     dealt_out = {**config, "output": str(tmp_path / "dealt"), "work": str(tmp_path / "alone" / "out" / "work")}
     script = (

@@ -5,6 +5,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import reading
 
 import pairsift
 from pairsift.stages.base import ConfigError
@@ -25,16 +26,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def rows_of(path: Path, folder: Path | str, **parameters: Any) -> list[dict[str, Any]]:
-    reader = ImageFiles(path=str(path), folder=str(folder), **parameters)
-    reader.check()
-    rows: list[dict[str, Any]] = []
-    for source in reader.sources():
-        for table in reader.read(source):
-            table.validate(full=True)
-            assert table.schema.names == [*reader.schema().names, "failure", "failure_detail"]
-            assert table.schema.types[:-2] == reader.schema().types
-            rows += table.to_pylist()
-    return rows
+    return reading.rows(ImageFiles(path=str(path), folder=str(folder), **parameters))
 
 
 def test_flickr30k_and_its_token_file(tmp_path: Path, images: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reading
 from PIL import Image
 
 import pairsift
@@ -26,16 +27,7 @@ def picture(n: int, name: str = "PNG") -> bytes:
 
 
 def rows_of(path: Path, **parameters: Any) -> list[dict[str, Any]]:
-    reader = ImageParquet(path=str(path), **parameters)
-    reader.check()
-    rows: list[dict[str, Any]] = []
-    for source in reader.sources():
-        for table in reader.read(source):
-            table.validate(full=True)
-            assert table.schema.names == [*reader.schema().names, "failure", "failure_detail"]
-            assert table.schema.types[:-2] == reader.schema().types
-            rows += table.to_pylist()
-    return rows
+    return reading.rows(ImageParquet(path=str(path), **parameters))
 
 
 def write(path: Path, **columns: Any) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reading
 
 import pairsift
 from pairsift.stages.base import ConfigError
@@ -25,18 +26,6 @@ if __name__ == "__main__":
         caption_col="caption", output_format="webdataset", processes_count=1, thread_count=4, image_size=64,
         save_additional_columns=["uid", "rank"], compute_hash="sha256", number_sample_per_shard=5)
 """
-
-
-def rows_of(reader: Img2dataset) -> list[dict[str, Any]]:
-    reader.check()
-    rows: list[dict[str, Any]] = []
-    for source in reader.sources():
-        for table in reader.read(source):
-            table.validate(full=True)
-            assert table.schema.names == [*reader.schema().names, "failure", "failure_detail"]
-            assert table.schema.types[:-2] == reader.schema().types
-            rows += table.to_pylist()
-    return rows
 
 
 def image_of(row: dict[str, Any]) -> bytes:
@@ -72,7 +61,7 @@ def theirs(tmp_path: Path, web: Any) -> Path:
 
 
 def test_what_img2dataset_wrote(theirs: Path, tmp_path: Path) -> None:
-    rows = sorted(rows_of(Img2dataset(path=str(theirs))), key=lambda row: int(row["source_key"]))
+    rows = sorted(reading.rows(Img2dataset(path=str(theirs))), key=lambda row: int(row["source_key"]))
     assert [(row["rank"], row["caption"], row["failure"]) for row in rows] == [
         *((n, "abcde"[n], None) for n in range(5)),
         (5, None, "http_404"),
@@ -98,6 +87,7 @@ def _sift_by_scores(theirs: Path, tmp_path: Path) -> None:
     results = pairsift.run(config, runner="local")
     assert results.report["counts"] | {"success": 2, "rejected": 3} == results.report["counts"]
     assert results.report["failures"] == {"http_404": 1, "decode_error": 1}
+    assert not (tmp_path / "out" / "work" / "payloads").exists(), "no image is copied but into its shard"
     with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
         found = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     for row in pq.read_table(tmp_path / "out" / "shards" / "00000.parquet").to_pylist():
@@ -133,7 +123,7 @@ def test_rows_and_samples_that_do_not_match(tmp_path: Path) -> None:
         listed("5"),
     ]
     members = [("9.jpg", b"nine"), ("1.jpg", b"one"), ("1.cls", b"0"), ("2.jpg", b"two"), ("5.jpg", b"a"), ("5.jpg", b"b")]
-    found = rows_of(shard(tmp_path, rows, members))
+    found = reading.rows(shard(tmp_path, rows, members))
     assert [(row["source_key"], row["failure"]) for row in found] == [
         ("1", None), ("2", None), ("2", "missing_image"), (None, "missing_image"), ("3", "missing_image"), ("4", "too_small"),
         ("5", "unreadable_row"), ("9", "unreadable_row"),
@@ -148,7 +138,7 @@ def test_a_damaged_tar_costs_what_follows(tmp_path: Path) -> None:
     reader = shard(tmp_path, [listed(key) for key in "123"], [(f"{key}.jpg", b"x" * 600) for key in "123"])
     tar = tmp_path / "00000.tar"
     tar.write_bytes(tar.read_bytes()[:3500])
-    rows = rows_of(reader)
+    rows = reading.rows(reader)
     assert [row["failure"] for row in rows] == [None, "unreadable_row", "unreadable_row"]  # of 2, more might have followed
     assert "is damaged" in rows[1]["failure_detail"]
 
@@ -186,15 +176,17 @@ def test_metadata_by_any_key(tmp_path: Path) -> None:
         tmp_path / "m.parquet", {"key": ["b", "x", "a", "b", None], "rating": [1.0, 2.0, 3.0, 4.0, 5.0], "status": [1] * 5}
     )
     reader = Img2dataset(path=str(tmp_path / "in"), metadata=path, metadata_key="key")
-    rows = rows_of(reader)
+    rows = reading.rows(reader)
     assert [(row["source_key"], row["rating"], row["source_status"]) for row in rows] == [
         ("a", 3.0, 1),
         ("b", 1.0, 1),
         ("c", None, None),
     ]
-    assert rows_of(pickle.loads(pickle.dumps(reader))) == rows
+    assert reading.rows(pickle.loads(pickle.dumps(reader))) == rows
     assert len(pickle.dumps(reader)) < 5000
-    (row, *_) = rows_of(Img2dataset(path=str(tmp_path / "in"), metadata=path, metadata_key="key", metadata_columns=["rating"]))
+    (row, *_) = reading.rows(
+        Img2dataset(path=str(tmp_path / "in"), metadata=path, metadata_key="key", metadata_columns=["rating"])
+    )
     assert "source_status" not in row
 
 

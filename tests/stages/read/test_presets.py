@@ -1,5 +1,6 @@
 """Well-known lists in the shape in which they are published."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -7,6 +8,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reading
 
 import pairsift
 from pairsift.stages.base import ConfigError
@@ -15,16 +17,7 @@ from pairsift.stages.read.urls import Urls
 
 
 def rows_of(path: Path, **parameters: Any) -> list[dict[str, Any]]:
-    reader = Urls(path=str(path), **parameters)
-    reader.check()
-    rows: list[dict[str, Any]] = []
-    for source in reader.sources():
-        for table in reader.read(source):
-            table.validate(full=True)
-            assert table.schema.names == [*reader.schema().names, "failure", "failure_detail"]
-            assert table.schema.types[:-2] == reader.schema().types
-            rows += table.to_pylist()
-    return rows
+    return reading.rows(Urls(path=str(path), **parameters))
 
 
 def pairs(rows: list[dict[str, Any]]) -> list[tuple[str | None, str | None]]:
@@ -148,6 +141,25 @@ def test_coyo_and_datacomp(tmp_path: Path) -> None:
     assert (row["caption"], row["uid"], row["clip_l14_similarity_score"], row["source_width"]) == ("t", "0" * 32, 0.3, 4)
     (row,) = rows_of(path, preset="coyo")
     assert (row["caption"], row["source_uid"]) == ("t", "0" * 32)
+
+
+LISTS: dict[Name, tuple[str, str]] = {
+    "cc3m": ("tsv", "a dog\thttp://c/1.jpg\n"),
+    "cc12m": ("tsv", "http://c/1.jpg\ta dog\n"),
+    "coco": ("json", json.dumps({"images": COCO["images"], "annotations": [{"image_id": 1, "caption": "a dog"}]})),
+    "redcaps": ("json", json.dumps({"annotations": [{"url": "http://c/1.jpg", "caption": "a dog"}]})),
+    "sbu": ("json", json.dumps({"image_urls": ["http://c/1.jpg"], "captions": ["a dog"]})),
+    "wit": ("tsv", "image_url\tcaption_reference_description\nhttp://c/1.jpg\ta dog\n"),
+}
+
+
+@pytest.mark.parametrize("preset", LISTS)
+def test_each_list_of_text_may_be_compressed(tmp_path: Path, preset: Name) -> None:
+    """WIT is published so: wit_v1.train.all-00000-of-00010.tsv.gz."""
+    kind, content = LISTS[preset]
+    path = tmp_path / f"list.{kind}.gz"
+    path.write_bytes(gzip.compress(content.encode()))
+    assert pairs(rows_of(path, preset=preset))[0] == ("http://c/1.jpg", "a dog")
 
 
 def test_a_preset_for_another_file_says_so(tmp_path: Path) -> None:

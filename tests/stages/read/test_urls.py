@@ -8,6 +8,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reading
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.read.urls import Urls
@@ -16,22 +17,9 @@ HEAD = b"url,caption\n"
 OK = {"failure": None, "failure_detail": None}
 
 
-def _rows(reader: Urls) -> list[dict[str, Any]]:
-    reader.check()
-    schema = reader.schema()
-    rows: list[dict[str, Any]] = []
-    for source in reader.sources():
-        for table in reader.read(source):
-            table.validate(full=True)
-            assert table.schema.names == [*schema.names, "failure", "failure_detail"]
-            assert table.schema.types[:-2] == schema.types
-            rows += table.to_pylist()
-    return rows
-
-
 def _read(path: Path, content: bytes, **parameters: Any) -> list[dict[str, Any]]:
     path.write_bytes(content)
-    return _rows(Urls(path=str(path), **parameters))
+    return reading.rows(Urls(path=str(path), **parameters))
 
 
 def _pairs(rows: list[dict[str, Any]]) -> list[tuple[str | None, str | None, str | None]]:
@@ -41,7 +29,10 @@ def _pairs(rows: list[dict[str, Any]]) -> list[tuple[str | None, str | None, str
 # The same two pairs in every format
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "jsonl", "csv.gz", "jsonl.gz", "tsv.bz2"])
+KINDS = ["parquet", "csv", "tsv", "jsonl", "json", "csv.gz", "tsv.gz", "jsonl.gz", "json.gz", "tsv.bz2", "jsonl.xz"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("memory", [False, True])
 def test_every_format_on_every_file_system(tmp_path: Path, kind: str, memory: bool) -> None:
     path = f"memory://pairsift-urls/{kind}/in.{kind}" if memory else str(tmp_path / f"in.{kind}")
@@ -50,6 +41,7 @@ def test_every_format_on_every_file_system(tmp_path: Path, kind: str, memory: bo
         "tsv": 'URL\tTEXT\tn\nhttp://a\tx, "y"\t1\nhttp://b\té\t2\n',
         "jsonl": '{"URL":"http://a","TEXT":"x, \\"y\\"","n":"1"}\n{"URL":"http://b","TEXT":"é","n":"2"}\n',
     }
+    content["json"] = f"[{','.join(content['jsonl'].splitlines())}]"
     if kind == "parquet":
         table = pa.table({"URL": ["http://a", "http://b"], "TEXT": ['x, "y"', "é"], "n": ["1", "2"]})
         with fsspec.open(path, "wb") as file:
@@ -57,15 +49,17 @@ def test_every_format_on_every_file_system(tmp_path: Path, kind: str, memory: bo
     else:
         with fsspec.open(path, "wb", compression="infer") as file:
             file.write(content[kind.split(".", maxsplit=1)[0]].encode())
-    rows = _rows(Urls(path=path, columns={"url": "URL", "caption": "TEXT"}))
+    rows = reading.rows(Urls(path=path, columns={"url": "URL", "caption": "TEXT"}))
     assert rows == [
         {"url": "http://a", "caption": 'x, "y"', "n": "1", **OK},
         {"url": "http://b", "caption": "é", "n": "2", **OK},
     ]
 
 
-def test_txt_is_one_url_per_line(tmp_path: Path) -> None:
-    rows = _read(tmp_path / "a.txt", b"\xef\xbb\xbfhttp://a \r\n\r\n  http://b\nhttp://\xff\nhttp://\0\nhttp://c")
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_txt_is_one_url_per_line(tmp_path: Path, name: str) -> None:
+    content = b"\xef\xbb\xbfhttp://a \r\n\r\n  http://b\nhttp://\xff\nhttp://\0\nhttp://c"
+    rows = _read(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)
     assert _pairs(rows) == [
         ("http://a", None, None),
         ("http://b", None, None),
@@ -269,7 +263,7 @@ def test_parquet_extras_keep_their_types(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path)
     reader = Urls(path=str(path))
-    rows = _rows(reader)
+    rows = reading.rows(reader)
     assert _pairs(rows) == [("http://a", "x", None), (None, "y", None)]
     assert rows[0]["nested"] == {"a": [1, 2]}
     assert rows[0]["binary"] == b"\xff"
@@ -308,7 +302,7 @@ def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     url = pa.array([b"http://a", b"http://b", b"http://c"])  # binary, as older writers leave text
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"url": url, "caption": raw.view(pa.string()), "tags": nested}), path)
-    rows = _rows(Urls(path=str(path)))
+    rows = reading.rows(Urls(path=str(path)))
     assert _pairs(rows) == [("http://a", "fine", None), ("http://b", None, "invalid_text"), ("http://c", "also fine", None)]
     assert [row["tags"] for row in rows] == [["fine"], None, ["also fine"]]
 
@@ -357,7 +351,7 @@ def test_later_files_may_lack_extras_or_have_more(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://a"], "n": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"x": [1.5], "url": ["http://b"]}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"n": pa.array([3], pa.int8()), "url": ["http://c"]}), tmp_path / "c.parquet")
-    rows = _rows(Urls(path=str(tmp_path)))
+    rows = reading.rows(Urls(path=str(tmp_path)))
     assert [(row["url"], row["n"]) for row in rows] == [("http://a", 1), ("http://b", None), ("http://c", 3)]
 
 
@@ -365,10 +359,10 @@ def test_a_later_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://a"], "n": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"url": ["http://b"], "n": ["text"]}), tmp_path / "b.parquet")
     with pytest.raises(ConfigError, match=r"b\.parquet: the column 'n' is string, and int64 in the first file"):
-        _rows(Urls(path=str(tmp_path)))
+        reading.rows(Urls(path=str(tmp_path)))
     pq.write_table(pa.table({"URL": ["http://b"]}), tmp_path / "b.parquet")
     with pytest.raises(ConfigError, match=r"b\.parquet has no column 'url'"):
-        _rows(Urls(path=str(tmp_path)))
+        reading.rows(Urls(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
@@ -381,9 +375,9 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, kind: str) -> None:
 def test_the_first_file_with_columns_decides(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"")
     (tmp_path / "b.csv").write_bytes(b"url,caption,n\nhttp://b,x,1\n")
-    assert _rows(Urls(path=str(tmp_path))) == [{"url": "http://b", "caption": "x", "n": "1", **OK}]
+    assert reading.rows(Urls(path=str(tmp_path))) == [{"url": "http://b", "caption": "x", "n": "1", **OK}]
     pq.write_table(pa.table({"url": pa.array([], pa.string())}), tmp_path / "c.parquet")
-    assert _rows(Urls(path=str(tmp_path / "c.parquet"))) == []
+    assert reading.rows(Urls(path=str(tmp_path / "c.parquet"))) == []
 
 
 # What cannot be read at all
@@ -406,7 +400,7 @@ def test_a_readme_beside_the_data_is_no_list_of_urls(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("Read me\n")
     with pytest.raises(ConfigError, match=r"README\.txt"):
         Urls(path=str(tmp_path)).check()
-    assert len(_rows(Urls(path=str(tmp_path), format="parquet"))) == 1
+    assert len(reading.rows(Urls(path=str(tmp_path), format="parquet"))) == 1
 
 
 def test_the_format_can_be_said(tmp_path: Path) -> None:
@@ -420,7 +414,7 @@ def test_it_can_be_sent_to_a_worker_and_paths_are_not_science(tmp_path: Path) ->
     reader.check()
     copy = pickle.loads(pickle.dumps(reader))
     assert copy == reader
-    assert _rows(copy) == _rows(reader)
+    assert reading.rows(copy) == reading.rows(reader)
     assert "path" not in reader.science()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
+import reading
 from webdataset import TarWriter
 from webdataset.tariterators import base_plus_ext
 
@@ -25,18 +26,6 @@ def _tar(path: Path, members: list[tuple[str, bytes]], kind: int = tarfile.PAX_F
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
-
-
-def _rows(reader: Webdataset) -> list[dict[str, Any]]:
-    reader.check()
-    rows: list[dict[str, Any]] = []
-    for source in reader.sources():
-        for table in reader.read(source):
-            table.validate(full=True)
-            assert table.schema.names == [*reader.schema().names, "failure", "failure_detail"]
-            assert table.schema.types[:-2] == reader.schema().types
-            rows += table.to_pylist()
-    return rows
 
 
 def _image(row: dict[str, Any]) -> bytes:
@@ -67,7 +56,7 @@ def shard(tmp_path: Path) -> Path:
 
 def test_what_webdataset_wrote(shard: Path) -> None:
     reader = Webdataset(path=str(shard))
-    rows = _rows(reader)
+    rows = reading.rows(reader)
     assert len(rows) == 20
     for i, row in enumerate(rows):
         assert _image(row) == bytes([i]) * (1000 + 37 * i)
@@ -96,7 +85,7 @@ def test_tars_of_every_kind_with_long_and_odd_names(tmp_path: Path, kind: int) -
         ("b.c.jpg", b""),
         ("b.png", b"three"),
     ]
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members, kind))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members, kind))))
     assert [(row["source_key"], row["image_format"]) for row in rows] == [
         (f"{folder}/a", "jpg"),
         ("plain", "webp"),
@@ -115,8 +104,8 @@ def test_names_are_split_as_webdataset_does(name: str) -> None:
 
 def test_the_first_listed_extension_is_the_image(tmp_path: Path) -> None:
     path = _tar(tmp_path / "a.tar", [("a.png", b"png"), ("a.jpg", b"jpg"), ("a.mask.png", b"mask")])
-    assert _image(_rows(Webdataset(path=str(path)))[0]) == b"jpg"
-    assert _image(_rows(Webdataset(path=str(path), images=["mask.png"]))[0]) == b"mask"
+    assert _image(reading.rows(Webdataset(path=str(path)))[0]) == b"jpg"
+    assert _image(reading.rows(Webdataset(path=str(path), images=["mask.png"]))[0]) == b"mask"
 
 
 def test_folders_metadata_and_links_are_passed_over(tmp_path: Path) -> None:
@@ -130,7 +119,7 @@ def test_folders_metadata_and_links_are_passed_over(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = 1
             tar.addfile(info, io.BytesIO(b"x"))
-    assert [row["source_key"] for row in _rows(Webdataset(path=str(path)))] == ["a"]
+    assert [row["source_key"] for row in reading.rows(Webdataset(path=str(path)))] == ["a"]
 
 
 # Captions
@@ -152,7 +141,7 @@ def test_the_caption_is_the_text_or_else_the_json(
     tmp_path: Path, text: bytes | None, meta: dict[str, Any], caption: str
 ) -> None:
     members = [("a.jpg", b"x"), ("a.json", json.dumps(meta).encode()), *([] if text is None else [("a.txt", text)])]
-    (row,) = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    (row,) = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
     assert row["caption"] == caption
     assert row["failure"] is None
 
@@ -171,7 +160,7 @@ def test_bad_samples_are_given_with_their_failure(tmp_path: Path) -> None:
         ("g.jpg", b"x"), ("g.json", b'{"caption": "\\ud800"}'),
         ("h.jpg", b"x"), ("h.json", b"[]"),
     ]  # fmt: skip
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
     assert [(row["source_key"], row["failure"]) for row in rows] == [
         ("a", None), ("b", "missing_image"), ("c", "unreadable_row"), ("d", "invalid_text"), ("e", "unreadable_row"),
         ("f", "unreadable_row"), ("g", "invalid_text"), ("h", "unreadable_row"),
@@ -186,7 +175,7 @@ def test_a_later_value_that_does_not_fit(tmp_path: Path) -> None:
     for i in range(101):
         meta = {"n": i if i < 100 else "text", "width": 5}
         members += [(f"{i:03d}.jpg", b"x"), (f"{i:03d}.json", json.dumps(meta).encode())]
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
     assert [row["failure"] for row in rows] == [None] * 100 + ["unreadable_row"]
     assert "n: expected int64, got text" in rows[100]["failure_detail"]
     assert rows[100]["width"] == 5
@@ -194,7 +183,7 @@ def test_a_later_value_that_does_not_fit(tmp_path: Path) -> None:
 
 def test_a_tar_cut_anywhere_gives_whole_samples_and_at_most_one_failure(shard: Path, tmp_path: Path) -> None:
     content = shard.read_bytes()
-    whole = _rows(Webdataset(path=str(shard)))
+    whole = reading.rows(Webdataset(path=str(shard)))
     cut = tmp_path / "cut.tar"
     for length in range(0, len(content), 1301):
         cut.write_bytes(content[:length])
@@ -216,7 +205,7 @@ def test_a_damaged_header_does_not_pass_for_the_end(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[3 * 1024 : 3 * 1024 + 200] = b"?" * 200
     path.write_bytes(content)
-    rows = _rows(Webdataset(path=str(path)))
+    rows = reading.rows(Webdataset(path=str(path)))
     assert [row["failure"] for row in rows] == [None, None, "unreadable_row"]
     assert "no valid header at byte 3072" in rows[-1]["failure_detail"]
 
@@ -224,7 +213,7 @@ def test_a_damaged_header_does_not_pass_for_the_end(tmp_path: Path) -> None:
 def test_a_tar_that_is_none_does_not_stop_the_others(shard: Path) -> None:
     (shard.parent / "00001.tar").write_bytes(b"this is no tar" * 100)
     (shard.parent / "00002.tar").write_bytes(shard.read_bytes())
-    rows = _rows(Webdataset(path=str(shard.parent)))
+    rows = reading.rows(Webdataset(path=str(shard.parent)))
     assert [row["failure"] for row in rows] == [None] * 20 + ["unreadable_row"] + [None] * 20
     assert "00001.tar" in rows[20]["failure_detail"]
 
@@ -242,7 +231,7 @@ def test_braces_globs_lists_and_folders(tmp_path: Path) -> None:
         f"{tmp_path}/{{00000..00002}}.tar",
         [f"{tmp_path}/0000{{0,1}}.tar", f"{tmp_path}/*.tar"],
     ):
-        assert [row["source_key"] for row in _rows(Webdataset(path=path))] == ["0", "1", "2"]
+        assert [row["source_key"] for row in reading.rows(Webdataset(path=path))] == ["0", "1", "2"]
     with pytest.raises(ConfigError, match=r"00003\.tar"):
         Webdataset(path=f"{tmp_path}/{{00000..00003}}.tar").check()
     with pytest.raises(ConfigError, match="braces"):
@@ -258,7 +247,7 @@ def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
 def test_tars_in_an_object_store(shard: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/pairsift-tars/00000.tar", shard.read_bytes())
-    rows = _rows(Webdataset(path="memory://pairsift-tars/*.tar"))
+    rows = reading.rows(Webdataset(path="memory://pairsift-tars/*.tar"))
     assert rows[7]["image_path"] == "memory:///pairsift-tars/00000.tar"
     assert [_image(row)[0] for row in rows] == list(range(20))
     memory.rm("/pairsift-tars", recursive=True)
@@ -276,7 +265,7 @@ def test_without_json_or_samples(tmp_path: Path) -> None:
     assert Webdataset(path=str(_tar(tmp_path / "a.tar", [("a.jpg", b"x")]))).schema().names == names
     reader = Webdataset(path=str(_tar(tmp_path / "b.tar", [])))
     assert reader.schema().names == names
-    assert _rows(reader) == []
+    assert reading.rows(reader) == []
 
 
 def test_it_can_be_sent_to_a_worker_and_does_not_load_torch(shard: Path) -> None:
@@ -291,7 +280,7 @@ def test_it_can_be_sent_to_a_worker_and_does_not_load_torch(shard: Path) -> None
 
 def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
     names = ["../../etc/passwd.jpg", "/root/.ssh/id.jpg", "a/../../b.jpg", "C:\\x.jpg", "a\nb.jpg", "\x1b[2J.jpg"]
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", [(name, b"x") for name in names]))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", [(name, b"x") for name in names]))))
     assert [row["source_key"] for row in rows] == [name.removesuffix(".jpg") for name in names]
     assert {row["image_path"] for row in rows} == {str(tmp_path / "a.tar")}
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
@@ -299,7 +288,7 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
 
 def test_names_that_are_not_utf8_stay_apart(tmp_path: Path) -> None:
     members = [("\udcff.jpg", b"one"), ("\udcfe.jpg", b"two"), ("\udcfe.txt", b"t"), ("é.jp\udcff", b"x")]
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members, tarfile.GNU_FORMAT))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members, tarfile.GNU_FORMAT))))
     assert [(row["source_key"], row["caption"], row["failure"]) for row in rows] == [
         ("\ufffd", None, None),
         ("\ufffd", "t", None),
@@ -310,7 +299,7 @@ def test_names_that_are_not_utf8_stay_apart(tmp_path: Path) -> None:
 
 def test_a_key_that_comes_again_is_another_sample(tmp_path: Path) -> None:
     members = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("a.txt", b"t")]
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
     assert [(row["source_key"], _image(row), row["caption"]) for row in rows] == [
         ("a", b"1", None), ("b", b"2", None), ("a", b"3", "t"),
     ]  # fmt: skip
@@ -325,13 +314,13 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
         info = tarfile.TarInfo("a.txt")
         info.size = 1
         tar.addfile(info, io.BytesIO(b"t"))
-    (row,) = _rows(Webdataset(path=str(tmp_path / "a.tar")))
+    (row,) = reading.rows(Webdataset(path=str(tmp_path / "a.tar")))
     assert (row["failure"], row["image_path"], row["source_members"]) == ("missing_image", None, None)
 
 
 def test_a_sample_of_very_many_members(tmp_path: Path) -> None:
     members = [("a.jpg", b"x"), *((f"a.{n}", b"") for n in range(1200)), ("b.jpg", b"x")]
-    rows = _rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
+    rows = reading.rows(Webdataset(path=str(_tar(tmp_path / "a.tar", members))))
     assert [row["failure"] for row in rows] == ["unreadable_row", None]
     assert "more than 1000 members" in rows[0]["failure_detail"]
 
@@ -343,7 +332,7 @@ def test_columns_are_named_by_the_json_fields_that_hold_them(tmp_path: Path) -> 
     meta = json.dumps({"id": "ff", "recaption": "new", "link": "http://a", "score": 0.5}).encode()
     path = _tar(tmp_path / "a.tar", [("a.jpg", b"x"), ("a.txt", b"old"), ("a.json", meta), ("b.jpg", b"x"), ("b.txt", b"old")])
     mapping = {"url": "link", "caption": "recaption", "uid": "id", "similarity": "score"}
-    rows = _rows(Webdataset(path=str(path), columns=mapping))
+    rows = reading.rows(Webdataset(path=str(path), columns=mapping))
     assert [rows[0][name] for name in mapping] == ["http://a", "new", "ff", 0.5]
     assert rows[1]["caption"] == "old"
     with pytest.raises(ConfigError, match=r"no JSON field 'x' for caption; fields: id, recaption, link, score"):
@@ -354,7 +343,7 @@ def test_columns_are_named_by_the_json_fields_that_hold_them(tmp_path: Path) -> 
 
 def test_captions_in_other_members(tmp_path: Path) -> None:
     path = _tar(tmp_path / "a.tar", [("a.jpg", b"x"), ("a.caption", b"one"), ("a.cap.txt", b"two")])
-    assert _rows(Webdataset(path=str(path)))[0]["caption"] == "one"
-    row = _rows(Webdataset(path=str(path), texts=["cap.txt"]))[0]
+    assert reading.rows(Webdataset(path=str(path)))[0]["caption"] == "one"
+    row = reading.rows(Webdataset(path=str(path), texts=["cap.txt"]))[0]
     assert row["caption"] == "two"
     assert [member["extension"] for member in row["source_members"]] == ["caption"]

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reading
 
 import pairsift
-from pairsift.stages.base import ConfigError, Reader
+from pairsift.stages.base import ConfigError
 from pairsift.stages.read.image_parquet import ImageParquet
 from pairsift.stages.read.img2dataset import Img2dataset
 from pairsift.stages.read.urls import Urls
@@ -29,16 +30,6 @@ def pool(folder: Path, name: str, rows: int = 30, width: int = 8, **arrays: Any)
     pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=7)
     np.savez(folder / f"{name}.npz", **{key: value for key, value in found.items() if value is not None})
     return found
-
-
-def rows_of(reader: Reader) -> pa.Table:
-    reader.check()
-    tables = [table for source in reader.sources() for table in reader.read(source)]
-    for table in tables:
-        table.validate(full=True)
-        assert table.schema.names == [*reader.schema().names, "failure", "failure_detail"]
-        assert table.schema.types[:-2] == reader.schema().types
-    return pa.concat_tables(tables)
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -116,13 +107,13 @@ def clip_retrieval(folder: Path, rows: int, part: str) -> dict[str, np.ndarray]:
 
 def test_what_clip_retrieval_wrote(tmp_path: Path) -> None:
     first, second = clip_retrieval(tmp_path, 7, "00"), clip_retrieval(tmp_path, 4, "01")
-    found = rows_of(Urls(path=str(tmp_path / "metadata"), vectors=NPY))
+    found = reading.table(Urls(path=str(tmp_path / "metadata"), vectors=NPY))
     for ours, theirs in (("image_embedding", "img_emb"), ("text_embedding", "text_emb")):
         # Already of length 1: to the bit.
         np.testing.assert_array_equal(matrix(found[ours]), np.concatenate([first[theirs], second[theirs]]).astype(np.float32))
     (tmp_path / "img_emb" / "img_emb_01.npy").unlink()
     with pytest.raises(ConfigError, match=r"img_emb_01\.npy cannot be read"):
-        rows_of(Urls(path=str(tmp_path / "metadata"), vectors=NPY))
+        reading.table(Urls(path=str(tmp_path / "metadata"), vectors=NPY))
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 4), pa.large_list(pa.float64())])
@@ -132,7 +123,7 @@ def test_a_column_of_parquet(tmp_path: Path, kind: pa.DataType, reader: str) -> 
     columns = {"url": ["http://a"] * 6, "jpg": [b"\xff\xd8\xff\xe0 photo"] * 6, "emb": pa.array(vectors, kind)}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=4)
     path, names = str(tmp_path / "a.parquet"), {"image_embedding": "emb"}
-    found = rows_of(Urls(path=path, vectors=names) if reader == "urls" else ImageParquet(path=path, vectors=names))
+    found = reading.table(Urls(path=path, vectors=names) if reader == "urls" else ImageParquet(path=path, vectors=names))
     assert found.schema.field("image_embedding").type == pa.list_(pa.float16(), 4)
     assert "emb" not in found.column_names
     half = float(np.float16(np.sqrt(0.5)))
@@ -147,7 +138,7 @@ def test_a_column_of_parquet(tmp_path: Path, kind: pa.DataType, reader: str) -> 
 def test_vectors_of_several_lengths_in_one_column(tmp_path: Path) -> None:
     emb = pa.array([[], [1.0, 0], [1.0, 0, 0]], pa.list_(pa.float32()))
     pq.write_table(pa.table({"url": ["http://a"] * 3, "emb": emb}).slice(1), tmp_path / "a.parquet")
-    found = rows_of(Urls(path=str(tmp_path / "a.parquet"), vectors={"image_embedding": "emb"}))
+    found = reading.table(Urls(path=str(tmp_path / "a.parquet"), vectors={"image_embedding": "emb"}))
     assert found["failure"].to_pylist() == [None, "not_finite"]
     pq.write_table(pa.table({"url": ["http://a"], "emb": pa.array([None], pa.list_(pa.float32()))}), tmp_path / "b.parquet")
     with pytest.raises(ConfigError, match="'emb' holds no vector"):
@@ -187,9 +178,9 @@ def test_shards_with_vectors_of_all_rows_or_of_successes(tmp_path: Path, rows: i
     reader = Img2dataset(path=str(tmp_path / "shards"), vectors={"image_embedding": NPY["image_embedding"]})
     if rows == 3:
         with pytest.raises(ConfigError, match="has 3 rows, and the file has 4, 2 of them successes"):
-            rows_of(reader)
+            reading.table(reader)
         return
-    found = rows_of(reader)["image_embedding"]
+    found = reading.table(reader)["image_embedding"]
     expected = list(range(4)) if rows == 4 else [0, None, 1, None]
     assert found.is_null().to_pylist() == [place is None for place in expected]
     np.testing.assert_array_equal(matrix(found.drop_null()), vectors[[p for p in expected if p is not None]].astype(np.float32))
