@@ -3,7 +3,7 @@
     python benchmarks/dedup.py edits DATA          # a folder with coco/images and fsa_color: recall by edit, false pairs
     python benchmarks/dedup.py pairs               # random hashes: seconds and memory by rows and distance
     python benchmarks/dedup.py semantic FILE       # JSON, [{vector: [...]}, ...]: brute force, and recall by number of clusters
-    python benchmarks/dedup.py exact --rows 50000000   # dedup.exact in the cut: seconds and the process's largest memory
+    python benchmarks/dedup.py exact --rows 50000000   # dedup.exact in the cut: seconds, CPU, memory at most
 
 Figures in docs/dedup.md are of two cores of a shared machine.
 """
@@ -39,7 +39,8 @@ _BLOCK = 1_000_000  # rows
 
 
 def edits(data: str, files: int) -> None:
-    """By edit: the share of photos found again within each distance. Then pairs of different photos within it."""
+    """By edit, within each distance: the share of photos found again, and how many others their copies are near to. Then pairs
+    of different photos within it."""
     paths = (
         sorted((Path(data) / "coco" / "images").glob("*.jpg"))[:files]
         + sorted((Path(data) / "fsa_color").rglob("*.jpg"))[:files]
@@ -52,10 +53,11 @@ def edits(data: str, files: int) -> None:
         known = np.array([text is not None for text in originals])
         base = read_hashes(pa.array([text for text in originals if text is not None]), "phash")
         print(f"\n{bits} bits, {len(base)} of {len(paths)} photos with a hash, {rate:.0f} a CPU second")
-        print("| edit | " + " | ".join(f"<= {n}" for n in within) + " | median |")
+        print("| edit | " + " | ".join(f"<= {n} | others" for n in within) + " | median |")
         for name, edit in EDITS.items():
-            far = _distances(_hashes(bits, [edit(photo) for photo in photos]), base, known)
-            shares = " | ".join(f"{(far <= n).mean():.3f}" for n in within)
+            edited = _edited(_hashes(bits, [edit(photo) for photo in photos]), base, known)
+            far, others = distances(edited, base), _others(edited, base, within)
+            shares = " | ".join(f"{(far <= n).mean():.3f} | {count}" for n, count in zip(within, others, strict=True))
             print(f"| {name} | {shares} | {np.median(far):.0f} |", flush=True)
         pairs = {
             n: len({tuple(sorted(pair)) for a, b in near_pairs(base, n) for pair in zip(a.tolist(), b.tolist(), strict=True)})
@@ -77,13 +79,23 @@ def _hashes(bits: int, images: Sequence[bytes]) -> list[str | None]:
     return found
 
 
-def _distances(edited: list[str | None], base: Hashes, known: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """To the originals that have a hash; an edit without one is as far as can be."""
+def _edited(edited: list[str | None], base: Hashes, known: NDArray[np.bool_]) -> Hashes:
+    """The hashes of copies whose originals have one; that of a copy without one is as far from an original as can be."""
     texts = [text for text, there in zip(edited, known, strict=True) if there]
     digits = base.shape[1] * 16
     inverse = "".join(f"{~word & (2**64 - 1):016x}" for word in base[0].tolist())
     assert len(inverse) == digits
-    return distances(read_hashes(pa.array([text or inverse for text in texts]), "phash"), base)
+    return read_hashes(pa.array([text or inverse for text in texts]), "phash")
+
+
+def _others(edited: Hashes, base: Hashes, within: Sequence[int]) -> list[int]:
+    """Pairs of a copy and an original that is not its own, within each distance."""
+    found = np.zeros(len(within), np.int64)
+    for place, one in enumerate(edited):
+        far = np.bitwise_count(base ^ one).sum(axis=1, dtype=np.int64)
+        far[place] = 1 << 20
+        found += [(far <= n).sum() for n in within]
+    return [int(count) for count in found]
 
 
 def pairs() -> None:
@@ -133,7 +145,7 @@ def _found(rule: Semantic, vectors: NDArray[np.float16]) -> set[int]:
 def exact(rows: int, folder: str | None) -> None:
     """`dedup.exact` by url as the cut plays it: its DuckDB, its statements. One row in twenty repeats an earlier one's URL."""
     with tempfile.TemporaryDirectory(dir=folder) as spill:
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), time.process_time()
         con = database.connect(spill, database.memory_for(rows))
         begin = 'CREATE TEMP TABLE "rows" AS'
         for first in range(0, rows, _BLOCK):
@@ -147,7 +159,9 @@ def exact(rows: int, folder: str | None) -> None:
         gone = con.execute("SELECT count(*) FROM gone").fetchall()[0][0]
         files = sum(path.stat().st_size for path in Path(spill).rglob("*"))
         seconds = time.perf_counter() - begun - held
+        cpu = time.process_time() - before
         print(f"{gone:,} duplicates after {seconds:.0f} s more; at most {_peak():.1f} GB, files {files / 1e9:.1f} GB")
+        print(f"{cpu:.0f} s of CPU, the making of the URLs among it")
         assert gone == len(range(20, rows, 20))
         con.close()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,25 @@ _SAMPLE = {
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
+RECIPES = [path for path in CONFIGS if path.stem != "quickstart"]  # that one is run by `pairsift demo`
+
+
 def test_there_are_configs() -> None:
     assert CONFIGS
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_names_its_source_and_what_it_leaves_out(path: Path) -> None:
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert re.search(r"https://\S+|it is no published recipe", head)
+    assert "# Left out: " in head
+
+
+def test_every_recipe_is_run() -> None:
+    """With rows that its rules have something to say about."""
+    tests = "".join((ROOT / "tests" / f"test_{name}.py").read_text(encoding="utf-8") for name in ("recipes", "published_rules"))
+    assert [path.stem for path in RECIPES if f'"{path.stem}"' not in tests] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
