@@ -3,15 +3,17 @@
     python benchmarks/scale.py metadata                 # 100,000 to 1,000,000 rows: filter, duplicates, top 30 %, fates
     python benchmarks/scale.py images --folder /dev/shm # 20,000 to 200,000 images of 20 KB: payloads, layers, shards
     python benchmarks/scale.py images --runner ray
+    python benchmarks/scale.py units                    # a million units, made up: plan, go on with a run, run once more
 
 Each run is a process of its own. Its memory is what is its own (RssAnon), looked at fifty times a second: the driver's, and the
 largest of its workers'. The images come from a stage that makes them up at no cost, so what is measured is what pairsift does
-with them: sub-batches, payload tars, layers, the cut, shards. `--plot FILE.svg` draws both.
+with them: sub-batches, payload tars, layers, the cut, shards. `--plot FILE.svg` draws both. For `units`, see made_units.py.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import made_units
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +33,7 @@ import pyarrow.parquet as pq
 from pairsift.stages import schema
 from pairsift.stages.base import Columns, Stage, Transform
 
-ROWS = {"metadata": 1_000_000, "images": 200_000}
+ROWS = {"metadata": 1_000_000, "images": 200_000, "units": made_units.UNIT_ROWS * 1_000_000}
 SHARES = (0.1, 0.3, 1.0)
 IMAGE_BYTES = 20_000
 JPEG = b"\xff\xd8"  # how one begins
@@ -40,7 +43,9 @@ _LOOKS_FOR_PROCESSES = 20  # looks at memory to one for new processes
 
 
 class MadeUp(Stage):
-    """Images of 20 KB that no decoder would take: bytes that depend on the row."""
+    """Images that no decoder would take: bytes that depend on the row."""
+
+    image_bytes: int = IMAGE_BYTES
 
     def reads(self) -> Columns:
         return ("ordinal",)
@@ -50,11 +55,12 @@ class MadeUp(Stage):
 
     @contextmanager
     def open(self) -> Iterator[Transform]:
-        noise = np.random.default_rng(0).bytes(4 * IMAGE_BYTES)
+        size = self.image_bytes
+        noise = np.random.default_rng(0).bytes(4 * size)
 
         def transform(batch: pa.Table) -> pa.Table:
             rows = batch["ordinal"].to_pylist()
-            images = [JPEG + noise[row % IMAGE_BYTES :][: IMAGE_BYTES - len(JPEG)] for row in rows]
+            images = [JPEG + noise[row % size :][: size - len(JPEG)] for row in rows]
             sides = pa.array([256] * len(rows), schema.WIDTH.type)
             columns = [pa.array(images, schema.IMAGE.type), pa.array(["jpg"] * len(rows)), sides, sides]
             return pa.table(columns, schema=self.writes())
@@ -73,6 +79,16 @@ class Run:
     worker: int
 
 
+@dataclass
+class Found:
+    """Of one process: seconds by the clock and of CPU; the most memory, in bytes, of it and of the largest that it started."""
+
+    seconds: float
+    cpu: float
+    driver: int
+    worker: int
+
+
 def listing(folder: Path, rows: int) -> Path:
     """A list with a score a row, and some captions more than once."""
     path = folder / f"list-{rows}.parquet"
@@ -87,7 +103,7 @@ def listing(folder: Path, rows: int) -> Path:
     return path
 
 
-def config(kind: str, source: Path, output: Path) -> dict[str, Any]:
+def config(kind: str, source: Path, output: Path, image_bytes: int = IMAGE_BYTES) -> dict[str, Any]:
     rules = [
         {"use": "filter.where", "keep": "quality >= 0.1"},
         {"use": "dedup.exact", "by": ["url"]},
@@ -101,34 +117,56 @@ def config(kind: str, source: Path, output: Path) -> dict[str, Any]:
             "extra": ["quality"],
         },
         "output": str(output),
-        "stages": rules if kind == "metadata" else [{"use": "scale"}],
+        "stages": rules if kind == "metadata" else [{"use": "scale", "image_bytes": image_bytes}],
     }
 
 
-def measure(kind: str, rows: int, runner: str, folder: Path) -> Run:
-    """Run it in a process of its own, and look at it while it lasts."""
+def measure(kind: str, rows: int, runner: str, folder: Path, image_bytes: int) -> Run:
+    """One run of so many rows."""
     source = listing(folder, rows)
     output = folder / f"out-{rows}"
-    file = folder / f"config-{rows}.json"
-    file.write_text(json.dumps(config(kind, source, output)))
-    command = [sys.executable, "-m", "pairsift.pipeline.cli.main", "run", str(file), "--runner", runner, "--json"]
-    mark = f"{os.getpid()}-{rows}"
+    counted, found = command("run", config(kind, source, output, image_bytes), folder, "--runner", runner)
+    if sum(counted["counts"].values()) != rows:
+        sys.exit(f"{counted['counts']} do not add up to {rows}")
+    shutil.rmtree(output)
+    source.unlink()
+    return Run(rows, round(found.seconds, 2), round(rows / counted["seconds"], 1), found.driver, found.worker)
+
+
+def command(name: str, recipe: dict[str, Any], folder: Path, *options: str) -> tuple[dict[str, Any], Found]:
+    """What a command of pairsift answers in a process of its own, looked at while it lasts."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(recipe))
+    arguments = [sys.executable, "-m", "pairsift.pipeline.cli.main", name, str(file), *options, "--json"]
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
     here = str(Path(__file__).parent)
     process = subprocess.Popen(
-        command, env={**os.environ, MARK: mark, "PYTHONPATH": here}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        arguments, env={**os.environ, MARK: mark, "PYTHONPATH": here}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    began = time.perf_counter()
+    began, before = time.perf_counter(), cpu_of_children()
     driver, worker = watched(process, mark)
     seconds = time.perf_counter() - began
     said, complained = process.communicate()
     if process.returncode:
         sys.exit(complained.decode())
-    counted = json.loads(said)
-    if sum(counted["counts"].values()) != rows:
-        sys.exit(f"{counted['counts']} do not add up to {rows}")
-    shutil.rmtree(output)
-    source.unlink()
-    return Run(rows, round(seconds, 2), round(rows / counted["seconds"], 1), driver, worker)
+    return json.loads(said), Found(seconds, cpu_of_children() - before, driver, worker)
+
+
+def cpu_of_children() -> float:
+    """Seconds that processes have used which have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure_units(units: int, folder: Path) -> None:
+    """Print what it takes to go on with a run of so many units, nearly all of which are done."""
+    made_units.make(folder, units)
+    recipe = made_units.config(folder)
+    left, run = min(units, made_units.LEFT), ("run", "--runner", "local")
+    for title, *arguments in [("plan", "plan"), (f"run, {left:,} units left", *run), ("run, none left", *run)]:
+        found = command(arguments[0], recipe, folder, *arguments[1:])[1]
+        memory = f"peak of its own memory {found.driver / 1e6:.0f} MB"
+        print(f"{title}: {found.seconds:.1f} s, {found.cpu:.1f} s of CPU, {memory}", flush=True)
 
 
 def watched(process: "subprocess.Popen[bytes]", mark: str) -> tuple[int, int]:
@@ -215,14 +253,19 @@ def main() -> None:
     parser.add_argument("kind", choices=sorted(ROWS))
     parser.add_argument("--rows", type=int, help="of the largest run")
     parser.add_argument("--runner", default="local", choices=["local", "ray"])
+    parser.add_argument("--image-bytes", type=int, default=IMAGE_BYTES)
     parser.add_argument("--folder", help="where to work; the images want twice their size")
     parser.add_argument("--plot", metavar="FILE.svg")
     asked = parser.parse_args()
     most = asked.rows or ROWS[asked.kind]
     runs = []
+    if asked.kind == "units":
+        with tempfile.TemporaryDirectory(prefix="pairsift-scale-", dir=asked.folder) as folder:
+            measure_units(most // made_units.UNIT_ROWS, Path(folder))
+        return
     with tempfile.TemporaryDirectory(prefix="pairsift-scale-", dir=asked.folder) as folder:
         for share in SHARES:
-            runs.append(measure(asked.kind, round(most * share), asked.runner, Path(folder)))
+            runs.append(measure(asked.kind, round(most * share), asked.runner, Path(folder), asked.image_bytes))
             print(json.dumps(asdict(runs[-1])), flush=True)
     first, last = runs[0], runs[-1]
     for who in ("driver", "worker"):

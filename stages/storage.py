@@ -76,14 +76,17 @@ class Folder:
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in `folder`; none where it does not exist. No temporary files."""
         path = self.path(folder) if folder else self.uri
-        try:
-            entries = self.filesystem.ls(path, detail=False, refresh=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            # fsspec takes four times as long for a disk, which counts where there are a million files.
+            names = os.listdir(path) if self.local else self._remote_names(path)
+            return sorted(name for name in names if not name.startswith("."))
+        return []
+
+    def _remote_names(self, path: str) -> Iterator[str]:
+        entries = self.filesystem.ls(path, detail=False, refresh=True)
         # Some stores keep a folder that was emptied, and list it as what is in it.
         itself = self.filesystem._strip_protocol(path).rstrip("/")  # noqa: SLF001 - fsspec has no public word for it
-        names = (entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != itself)
-        return sorted(name for name in names if not name.startswith("."))
+        return (entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != itself)
 
     def sweep(self, folder: str = "") -> None:
         """Remove temporary files directly in `folder` that writers left which died. Nobody writes there now."""

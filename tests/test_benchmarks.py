@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         "pack.py --folder {folder} --sizes 20 --rows 1000 --shard-rows 250 --repeats 1",
         "scale.py metadata --rows 1000 --folder {folder}",
         "scale.py images --rows 200 --folder {folder}",
+        "scale.py units --rows 200 --folder {folder}",
         "recut.py --folder {folder}/recut --rows 3000 --repeats 1",
         "reshard.py --folder {folder}/reshard --rows 100 --shards 2 --image-bytes 1000 --repeats 1",
         "dedup.py exact --rows 1000 --folder {folder}",

@@ -104,7 +104,7 @@ class Copies:
     def _covers(self, name: str) -> set[Part]:
         with self._work.filesystem.open(self._work.path(name), "rb") as file:
             metadata = pq.ParquetFile(file).metadata.metadata
-        return {(unit, part) for unit, part in json.loads(metadata[_COVERS])}
+        return set(map(tuple, json.loads(metadata[_COVERS])))
 
     def _names_of(self, layer: Layer) -> dict[int, list[str]]:
         """The layer's compact files by block."""
