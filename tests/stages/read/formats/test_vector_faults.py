@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reading
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.read.urls import Urls
@@ -15,11 +16,6 @@ from pairsift.stages.read.urls import Urls
 def unit(rows: int, width: int, seed: int) -> Any:
     vectors = np.random.default_rng(seed).normal(size=(rows, width))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-
-
-def rows_of(reader: Urls) -> pa.Table:
-    reader.check()
-    return pa.concat_tables([table for source in reader.sources() for table in reader.read(source)])
 
 
 FAULTS = {
@@ -59,9 +55,9 @@ def test_each_form_with_each_fault(tmp_path: Path, form: str) -> None:
         says = FAULTS.get((form, fault))
         if says:
             with pytest.raises(ConfigError, match=says):
-                rows_of(reader)
+                reading.table(reader)
             continue
-        found = rows_of(reader)
+        found = reading.table(reader)
         failed = [None] * 14 + ["not_finite" if fault == "nan" else None] + [None] * 5
         assert found["failure"].to_pylist() == failed
         missing = {"nan": 14, "count": 19}[fault]  # a column has as many values as rows: what it lacks is null
