@@ -1,4 +1,4 @@
-"""`embed`: image and text vectors of a dual encoder."""
+"""`embed`: image and text vectors of a dual encoder, or of an encoder of one side alone."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Embed"]
 
-_EMBEDDED = "embedded"
+_EMBEDDED, _EMBEDDED_IMAGES = "embedded", "embedded-images"
 _IMAGES, _TEXTS = "image_embedding", "text_embedding"
 _DETAILS = {
     Failure.IMAGE_UNREADABLE: "the bytes are not an image that OpenCV decodes",
@@ -33,6 +33,9 @@ _DETAILS = {
 
 class Embed(Stage):
     """Image and text embeddings of a dual encoder (CLIP, SigLIP and their kin): unit vectors in float16.
+
+    With `only`, an encoder of that side alone will do: of images DINOv2 and its kin, of texts a `text_model` with
+    `model: null`. Two such have no space in common; `score.asif` compares them through pairs that are known.
 
     Reads the stored bytes, as every consumer of the shards will: EXIF orientation is not applied, alpha is dropped.
 
@@ -48,10 +51,11 @@ class Embed(Stage):
     batch_rows: ClassVar[int] = 4096  # the whole unit: the model is kept busy across batches, not across sub-batches
 
     # What these two stand for is in `identity()`: a folder may be moved, and a name may come to stand for other weights.
-    model: Annotated[str, OPERATIONAL] = Field(
+    model: Annotated[str | None, OPERATIONAL] = Field(
         "openai/clip-vit-base-patch32",
         min_length=1,
-        description="a dual encoder's checkpoint: a name on the hub, or a folder; or `embedded`: a small demonstration model",
+        description="a dual encoder's checkpoint, or with `only: images` an image encoder's: a name on the hub, or a folder; "
+        "or `embedded`: a small demonstration model; `embedded-images`: its image network alone; null: `text_model` alone",
     )
     revision: Annotated[str | None, OPERATIONAL] = Field(
         None, description="branch, tag or commit on the hub; default: its main branch"
@@ -88,37 +92,35 @@ class Embed(Stage):
 
     def writes(self) -> pa.Schema:
         """Raises ConfigError where the model's configuration cannot be had."""
-        dim = embedded.dimension() if self._is_embedded else self._locate().dim
+        dim = self._dimension()
         names = {"images": (_IMAGES,), "texts": (_TEXTS,)}.get(self.only or "", (_IMAGES, _TEXTS))
         return pa.schema([schema.embedding(name, dim) for name in names])
 
     def check(self) -> None:
-        if not self._is_embedded:
-            self._check_text_model(self._locate().dim)
+        if self._is_embedded:
+            self._check_embedded()
             return
-        if self.text_model is not None:
-            raise ConfigError("embed: text_model goes with a checkpoint, not with `model: embedded`")
-        if self.revision is not None:
-            raise ConfigError(f"embed: revision {self.revision!r} is for names on the hub, not for `model: embedded`")
-        if self.dtype not in ("auto", "float32"):
-            raise ConfigError(f"embed: dtype {self.dtype!r} cannot be had of `model: embedded`, which runs in float32 only")
-        embedded.require_packages()
+        images = self._locate()
+        if images is not None and images.images_only and self.only != "images":
+            raise ConfigError(f"embed: model {self.model!r} is an encoder of images alone; add `only: images`")
+        self._check_text_model(images)
 
     def identity(self) -> str:
         if self._is_embedded:
             embedded.require_packages()
-            return embedded.identity()
-        found = self._locate()
-        self._commit = found.commit
-        texts = ""
+            return embedded.identity() if self.model == _EMBEDDED else embedded.identity_of_images()
+        parts = []
+        if (images := self._locate()) is not None:
+            self._commit = images.commit
+            parts.append(checkpoint.identity(images))
         if self.text_model is not None:
             tower = self._locate_text(self.text_model)
             self._text_commit = tower.commit
-            texts = f" {tower.identity}"
-        return f"{checkpoint.identity(found)}{texts} {self._number_format()}"
+            parts.append(tower.identity)
+        return " ".join([*parts, self._number_format()])
 
     def notice(self) -> str | None:
-        return embedded.NOTICE if self._is_embedded else None
+        return embedded.NOTICE if self.model == _EMBEDDED else None
 
     @contextmanager
     def open(self) -> Iterator[Transform]:
@@ -138,10 +140,17 @@ class Embed(Stage):
 
     @property
     def _is_embedded(self) -> bool:
-        return self.model == _EMBEDDED
+        return self.model in (_EMBEDDED, _EMBEDDED_IMAGES)
 
-    def _locate(self) -> Checkpoint:
-        return checkpoint.locate(self.model, self._commit or self.revision)
+    def _dimension(self) -> int:
+        if self._is_embedded:
+            return embedded.dimension() if self.model == _EMBEDDED else embedded.POOLED
+        images = self._locate()
+        return self._locate_text(self._needed_text_model()).dim if images is None else images.dim
+
+    def _locate(self) -> Checkpoint | None:
+        """None: a text tower alone."""
+        return None if self.model is None else checkpoint.locate(self.model, self._commit or self.revision)
 
     def _locate_text(self, model: str) -> text_tower.Files:
         return text_tower.locate(model, self._text_commit or self.text_revision)
@@ -150,26 +159,48 @@ class Embed(Stage):
         """The model, on the stage's device. Raises ConfigError where it, or the device, cannot be had."""
         device = self._available_device()
         if self._is_embedded:
-            return embedded.EmbeddedEncoder(device)
-        from pairsift.stages.embed.variants import encoder_of
+            return embedded.EmbeddedEncoder(device) if self.model == _EMBEDDED else embedded.PooledEncoder(device)
+        encoder: Encoder | None = None
+        if self.model is not None:
+            from pairsift.stages.embed.variants import encoder_of
 
-        folder: Path = checkpoint.fetch(self.model, self._locate())
-        encoder = encoder_of(folder, device, self._number_format())
-        if self.text_model is None:
-            return encoder
+            folder: Path = checkpoint.fetch(self.model, checkpoint.locate(self.model, self._commit or self.revision))
+            encoder = encoder_of(folder, device, self._number_format())
+            if self.text_model is None:
+                return encoder
         from pairsift.stages.embed.text_tower import TextTower, TwoTowers
 
-        tower = text_tower.fetch(self.text_model, self._locate_text(self.text_model))
+        model = self.text_model or self._needed_text_model()
+        tower = text_tower.fetch(model, self._locate_text(model))
         return TwoTowers(encoder, TextTower(tower, device, self._number_format()))
 
-    def _check_text_model(self, dim: int) -> None:
-        if self.text_model is None:
+    def _needed_text_model(self) -> str:
+        if self.text_model is None or self.only != "texts":
+            raise ConfigError("embed: `model: null` leaves a text tower alone: it needs `text_model` and `only: texts`")
+        return self.text_model
+
+    def _check_embedded(self) -> None:
+        given = f"`model: {self.model}`"
+        if self.text_model is not None:
+            raise ConfigError(f"embed: text_model goes with a checkpoint, not with {given}")
+        if self.revision is not None:
+            raise ConfigError(f"embed: revision {self.revision!r} is for names on the hub, not for {given}")
+        if self.dtype not in ("auto", "float32"):
+            raise ConfigError(f"embed: dtype {self.dtype!r} cannot be had of {given}, which runs in float32 only")
+        if self.model == _EMBEDDED_IMAGES and self.only != "images":
+            raise ConfigError(f"embed: {given} is an encoder of images alone; add `only: images`")
+        embedded.require_packages()
+
+    def _check_text_model(self, images: Checkpoint | None) -> None:
+        if images is None:
+            self._locate_text(self._needed_text_model())
+        elif self.text_model is None:
             if self.text_revision is not None:
                 raise ConfigError(f"embed: text_revision {self.text_revision!r} is of a text_model, and there is none")
-        elif (found := self._locate_text(self.text_model).dim) != dim:
+        elif (found := self._locate_text(self.text_model).dim) != images.dim:
             raise ConfigError(
-                f"embed: text_model {self.text_model!r} gives vectors of {found}, model {self.model!r} of {dim}: they are not "
-                "towers of one space"
+                f"embed: text_model {self.text_model!r} gives vectors of {found}, model {self.model!r} of {images.dim}: they "
+                "are not towers of one space"
             )
 
     def _number_format(self) -> str:

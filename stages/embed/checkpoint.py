@@ -1,6 +1,6 @@
-"""Where a CLIP-format checkpoint is, and what can be known of it without loading it. Never imports torch.
+"""Where an encoder's checkpoint is, and what can be known of it without loading it. Never imports torch.
 
-CLIP format is what transformers' `CLIPModel.save_pretrained` writes: config.json, weights, tokenizer, image processor.
+It is what transformers' `save_pretrained` writes: config.json, weights, image processor and, where it takes texts, tokenizer.
 """
 
 import hashlib
@@ -22,12 +22,13 @@ class Checkpoint(NamedTuple):
     folder: Path  # on this machine; from the hub, it may hold config.json alone until `fetch`
     commit: str | None  # on the hub; None for a folder
     dim: int  # length of its embeddings
+    images_only: bool = False  # an encoder that takes no texts
 
 
 def locate(model: str, revision: str | None) -> Checkpoint:
     """The checkpoint that `model` names: an existing folder, or else a name on the hub.
 
-    Raises ConfigError where there is none, where it cannot be reached, or where it is not of the CLIP family.
+    Raises ConfigError where there is none, where it cannot be reached, or where it is not of a known family.
     """
     folder = Path(model).expanduser()
     if folder.exists():
@@ -37,7 +38,8 @@ def locate(model: str, revision: str | None) -> Checkpoint:
         commit, folder = hub.find(f"embed: model {model!r}", model, revision, "config.json", _ALTERNATIVES)
     else:
         raise ConfigError(f"embed: model {model!r} is neither an existing folder nor a name on the hub like owner/name")
-    return Checkpoint(folder, commit, _dimension(model, folder / "config.json"))
+    config = _config(model, folder / "config.json")
+    return Checkpoint(folder, commit, families.dimension(config), _takes_images_only(config))
 
 
 def identity(checkpoint: Checkpoint) -> str:
@@ -78,6 +80,8 @@ def _require_folder(model: str, folder: Path, revision: str | None) -> None:
         "an image processor (preprocessor_config.json)": ("preprocessor_config.json", "processor_config.json"),
         "a tokenizer (vocab.json and merges.txt, or tokenizer.json)": ("vocab.json", "vocab.txt", "tokenizer.json", "*.model"),
     }
+    if (folder / "config.json").is_file() and _takes_images_only(_config(model, folder / "config.json")):
+        needed = {what: patterns for what, patterns in needed.items() if "tokenizer" not in what}
     missing = [what for what, patterns in needed.items() if not _files(folder, patterns)]
     if missing:
         raise ConfigError(f"embed: model {model!r} is a folder without {', '.join(missing)}: not a CLIP checkpoint")
@@ -87,8 +91,12 @@ def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
 
 
-def _dimension(model: str, config_file: Path) -> int:
-    """Length of the vectors, by the configuration of a known family."""
+def _takes_images_only(config: dict[str, Any]) -> bool:
+    return config["model_type"] in families.IMAGE_FAMILIES
+
+
+def _config(model: str, config_file: Path) -> dict[str, Any]:
+    """The configuration of a checkpoint of a known family."""
     try:
         config: dict[str, Any] = json.loads(config_file.read_bytes())
         family = config.get("model_type")
@@ -97,6 +105,6 @@ def _dimension(model: str, config_file: Path) -> int:
     if families.family(config) is None:
         raise ConfigError(
             f"embed: model {model!r} is of the family {family!r}; only dual encoders with a model_type of "
-            f"{', '.join(families.FAMILIES)} can be used"
+            f"{', '.join(families.FAMILIES)} can be used, and with `only: images` also {', '.join(families.IMAGE_FAMILIES)}"
         )
-    return families.dimension(config)
+    return config

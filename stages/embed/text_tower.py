@@ -119,6 +119,7 @@ class TextTower:
         from transformers import AutoModel, AutoTokenizer
 
         self._first_token = files.first_token
+        self.dim = files.dim
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
         loaded: Any = AutoModel.from_pretrained(
             files.transformer, local_files_only=True, weights_only=True, output_loading_info=True, dtype=torch.float32
@@ -168,12 +169,19 @@ class TextTower:
 class TwoTowers:
     """The images' side of one encoder, and a text tower."""
 
-    def __init__(self, images: Encoder, texts: TextTower) -> None:
-        self._images, self._texts = images, texts
+    def __init__(self, images: Encoder | None, texts: TextTower) -> None:
+        """`images`: None where no image is ever given."""
+        self._of_images = images
+        self._texts = texts
 
     @property
     def dim(self) -> int:
-        return self._images.dim
+        return self._texts.dim
+
+    @property
+    def _images(self) -> Encoder:
+        assert self._of_images is not None, "`only: texts` gives no images"
+        return self._of_images
 
     def decode(self, encoded: pa.Buffer | None) -> NDArray[np.uint8] | None:
         return self._images.decode(encoded)

@@ -1,4 +1,5 @@
-"""Dual encoders that need more than transformers' two calls: patches of any shape, frames, towers without their bridge."""
+"""Encoders that need more than transformers' two calls: patches of any shape, frames, towers without their bridge, images
+alone."""
 
 import io
 import json
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pairsift.stages.embed import pixels
 from pairsift.stages.embed.dual import DualEncoder
 from pairsift.stages.embed.encoder import Prepared
+from pairsift.stages.embed.families import IMAGE_FAMILIES
 
 _MOST_FRAMES = 512  # of an animation; what comes later is not looked at
 _MOST_PIXELS = 1 << 28  # of all the frames that are decoded: some seconds of work
@@ -21,6 +23,8 @@ _MOST_PIXELS = 1 << 28  # of all the frames that are decoded: some seconds of wo
 def encoder_of(folder: Path, device: str, dtype: str) -> DualEncoder:
     """The checkpoint, loaded by the class that its family needs. Raises ConfigError as `DualEncoder` does."""
     family = json.loads((folder / "config.json").read_bytes())["model_type"]
+    if family in IMAGE_FAMILIES:
+        return ImageEncoder(folder, device, dtype)
     kinds = {"siglip2": PatchEncoder, "xclip": FrameEncoder, "bridgetower": BridgeEncoder}
     return kinds.get(family, DualEncoder)(folder, device, dtype)
 
@@ -105,6 +109,18 @@ class BridgeEncoder(DualEncoder):
         for layer in text.encoder.layer:
             values = layer(values, hidden)
         return self._tensor(self.model.itc_text_head(values[:, 0]))
+
+
+class ImageEncoder(DualEncoder):
+    """An encoder of images alone, such as DINOv2 (https://arxiv.org/abs/2304.07193): the last layer's first token, after its
+    normalisation. It has no tokenizer, and is never given texts: `embed` takes it with `only: images`."""
+
+    def _load_tokenizer(self, folder: Path) -> None:
+        del folder
+
+    def _images(self, batch: torch.Tensor) -> torch.Tensor:
+        values = self._scaled(batch.to(self._device, non_blocking=True)).to(self._dtype)
+        return self._tensor(self.model(pixel_values=values).last_hidden_state[:, 0])
 
 
 def _frames_of(encoded: pa.Buffer) -> Iterator[NDArray[np.uint8]]:

@@ -21,7 +21,7 @@ def copy(clip_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_located_by_its_configuration(copy: Path) -> None:
-    assert checkpoint.locate(str(copy), None) == (copy, None, 24)
+    assert checkpoint.locate(str(copy), None) == (copy, None, 24, False)
 
 
 def test_identity_of_a_folder_is_in_its_files(copy: Path, clip_folder: Path) -> None:

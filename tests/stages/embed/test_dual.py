@@ -75,9 +75,9 @@ def test_texts_agree_with_transformers(encoder: DualEncoder, clip_folder: Path) 
 
 
 def test_a_caption_of_megabytes_is_cut_before_it_is_tokenised(encoder: DualEncoder) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     long = texts_of(encoder, ["cat " * 500_000])
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     np.testing.assert_allclose(long, texts_of(encoder, ["cat " * 100]), atol=1e-6)
 
 

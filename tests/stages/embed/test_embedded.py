@@ -36,9 +36,9 @@ def test_vectors_are_unit_and_repeatable(encoder: EmbeddedEncoder) -> None:
 
 
 def test_a_caption_of_megabytes_takes_no_time(encoder: EmbeddedEncoder) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     encoder.encode_texts(encoder.tokenize(["cat " * 500_000]))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_pictures_of_another_world_find_their_captions(encoder: EmbeddedEncoder) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pairsift.stages.embed import checkpoint, pixels
-from pairsift.stages.embed.families import FAMILIES
+from pairsift.stages.embed.families import FAMILIES, IMAGE_FAMILIES
 from pairsift.stages.embed.variants import encoder_of
 
 LENGTH = 16
@@ -258,8 +258,12 @@ def ours_text(folder: Path) -> np.ndarray:
     return encoder.encode_texts(encoder.tokenize(["a cat"]))[0]
 
 
-def test_every_family_is_tested() -> None:
+def test_every_family_is_tested_and_in_the_docs() -> None:
     assert set(MAKERS) == set(FAMILIES)
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.split("## Families")[1].split("\n\n**")[0]
+    assert [name for name in FAMILIES if f"| `{name}` |" not in table] == []
+    assert [name for name in IMAGE_FAMILIES if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
