@@ -1,6 +1,7 @@
 """`embed` inside a whole run, beside the bare model: CLIP ViT-B/32, real photos and captions from webdataset shards.
 
     python benchmarks/embed_in_run.py DATA                      # folder with captions.tsv (header, then file TAB caption)
+    python benchmarks/embed_in_run.py DATA --pairs 512 --bare-pairs 128    # some 10 minutes, reckoned, on two idle CPUs
     python benchmarks/embed_in_run.py DATA --repeats 3          # on a busy machine: look at the CPU times
 
 Photos are stored at 256 pixels in tars, with their captions, as `download` stores them. A turn is: the bare model
@@ -135,6 +136,7 @@ def take_turns(
             before = after
             if turn:
                 found[name].append((rate, around))
+                print(f"  turn {turn}: {name} {rate.pairs / around.pairs:.3f} x bare", flush=True)
     return found
 
 
