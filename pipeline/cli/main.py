@@ -104,6 +104,7 @@ def _finish(config: Config, options: Options, as_json: bool, max_seconds: float 
         _complain(f"stopped: {error}; {GO_ON}", INTERRUPTED)
     except GuardError as error:
         _complain(str(error), FAILED)
+    stop.over()
     if as_json:
         reports = {output.removeprefix(f"{config.output}/"): outcome.report for output, outcome in outcomes.items()}
         print(json.dumps(reports if config.outputs else reports[config.output], indent=1))

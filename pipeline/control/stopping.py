@@ -84,6 +84,15 @@ class SignalStop(Stop):
         signal.signal(signal.SIGINT, self._heard)
         signal.signal(signal.SIGTERM, self._heard)
 
+    @staticmethod
+    def over() -> None:
+        """The run is done: a signal no longer changes anything. In the main thread only.
+
+        Python takes its handlers away while a process ends; a signal in that moment would make a done run look killed.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         del frame
         name = signal.Signals(number).name

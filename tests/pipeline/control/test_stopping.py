@@ -132,3 +132,23 @@ def test_a_stop_is_asked_for_once() -> None:
     with pytest.raises(Interrupted, match="first"):
         stop.check()
     assert not stop.grace_is_over
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_done_is_not_killed_while_python_ends(number: signal.Signals) -> None:
+    """By then Python has taken its own handlers away."""
+    script = f"""
+import os
+from pairsift.pipeline.control.stopping import SignalStop
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, {number.value})
+
+late = Late()
+stop = SignalStop({STOPPED})
+stop.listen()
+stop.over()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
