@@ -292,9 +292,9 @@ class Cut:
             database.execute(self.con, f"{begin} SELECT * FROM block")
             self.con.unregister("block")
             begin = 'INSERT INTO "rows"'
+            machine.give_back()  # what reading took
         if not self._blocks.count:
             return
-        machine.give_back()  # what reading took
         columns = "ordinal::BIGINT AS ordinal, duplicate_of::BIGINT AS duplicate_of, score::DOUBLE AS score"
         database.execute(self.con, f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {columns} FROM ({entry.reduce()})")
         self._note(step, self.con.sql("FROM gone").to_arrow_reader(_ROWS_AT_ONCE))
