@@ -101,7 +101,7 @@ def _finish(config: Config, options: Options, as_json: bool, max_seconds: float 
                 show.funnel(console, outcome.funnel)
                 show.where(console, outcome)
     except Interrupted as error:
-        _complain(f"stopped: {error}; {GO_ON}", INTERRUPTED)
+        stop.leave(f"stopped: {error}; {GO_ON}")
     except GuardError as error:
         _complain(str(error), FAILED)
     stop.over()

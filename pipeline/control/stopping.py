@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 GRACE_SECONDS = 5.0  # that units in flight may take to end; then they are abandoned, and done again by the next run
 HARD_SECONDS = 9.0  # after a signal, the process is gone by then, whatever a library is busy with
@@ -92,6 +93,13 @@ class SignalStop(Stop):
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def leave(self, message: str) -> NoReturn:
+        """Say it, and end the process at once: a library that was interrupted may abort while Python takes itself down."""
+        sys.stdout.flush()
+        sys.stderr.write(f"pairsift: {' '.join(message.split())}\n")
+        sys.stderr.flush()
+        os._exit(self._exit_code)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         del frame
