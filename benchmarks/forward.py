@@ -29,13 +29,19 @@ from pairsift.stages.embed.dual import DualEncoder
 Pass = Callable[[], tuple[np.ndarray, np.ndarray]]  # vectors of the images and of the texts, in the order of the batches
 
 
+def in_int8(layer: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's weights, and the scale of each output channel."""
+    weight = layer.weight.detach().float()
+    scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+    return (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8), scales
+
+
 class Int8Linear(nn.Module):
     """oneDNN's int8 product, in and out in bfloat16: a scale for each output channel, and one for all activations of a call."""
 
     def __init__(self, layer: nn.Linear, rows: int) -> None:
         super().__init__()
-        self._scales = layer.weight.detach().float().abs().amax(dim=1).clamp(min=1e-8) / 127
-        quantised = (layer.weight.detach().float() / self._scales[:, None]).round().clamp(-127, 127).to(torch.int8)
+        quantised, self._scales = in_int8(layer)
         self._packed = torch.ops.onednn.qlinear_prepack(quantised, [rows, layer.in_features])
         self._bias = layer.bias.detach().float()
         self._zeros = torch.zeros(len(self._scales), dtype=torch.int64)
@@ -54,14 +60,14 @@ class TokenInt8Linear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self._scales = layer.weight.detach().float().abs().amax(dim=1).clamp(min=1e-8) / 127
-        self._weight = (layer.weight.detach().float() / self._scales[:, None]).round().to(torch.int8).t()
+        weight, self._scales = in_int8(layer)
+        self._weight = weight.t()
         self._bias = layer.bias.detach().float()
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         flat = values.flatten(0, -2)
         scales = flat.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-8) / 127
-        product = torch._int_mm((flat / scales).round().to(torch.int8), self._weight)  # noqa: SLF001
+        product = torch._int_mm((flat / scales).round().to(torch.int8), self._weight)  # noqa: SLF001 - torch has no public name for it
         result = torch.addcmul(self._bias, product * scales, self._scales)
         return result.to(values.dtype).unflatten(0, values.shape[:-1])
 
@@ -71,14 +77,13 @@ class WeightOnly(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        scales = layer.weight.detach().float().abs().amax(dim=1).clamp(min=1e-8) / 127
+        self._weight, scales = in_int8(layer)
         self._scales = scales.bfloat16()
-        self._weight = (layer.weight.detach().float() / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
         self._bias = layer.bias.detach()
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         flat = values.flatten(0, -2).contiguous()
-        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(flat, self._weight, self._scales)  # noqa: SLF001
+        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(flat, self._weight, self._scales)  # noqa: SLF001 - as above
         return product.unflatten(0, values.shape[:-1]) + self._bias
 
 

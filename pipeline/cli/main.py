@@ -101,7 +101,8 @@ def _finish(config: Config, options: Options, as_json: bool, max_seconds: float 
                 show.funnel(console, outcome.funnel)
                 show.where(console, outcome)
     except Interrupted as error:
-        stop.leave(f"stopped: {error}; {GO_ON}")
+        _say(f"stopped: {error}; {GO_ON}")
+        stop.leave()
     except GuardError as error:
         _complain(str(error), FAILED)
     stop.over()
@@ -236,12 +237,16 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _complain("interrupted; what is done is kept: the same command goes on from here", INTERRUPTED)
+        _complain(f"interrupted; {GO_ON}", INTERRUPTED)
 
 
 def _complain(message: str, code: int) -> NoReturn:
-    print(f"pairsift: {' '.join(message.split())}", file=sys.stderr)
+    _say(message)
     sys.exit(code)
+
+
+def _say(message: str) -> None:
+    print(f"pairsift: {' '.join(message.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -94,10 +94,9 @@ class SignalStop(Stop):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def leave(self, message: str) -> NoReturn:
-        """Say it, and end the process at once: a library that was interrupted may abort while Python takes itself down."""
+    def leave(self) -> NoReturn:
+        """End the process at once: a library that was interrupted may abort while Python takes itself down."""
         sys.stdout.flush()
-        sys.stderr.write(f"pairsift: {' '.join(message.split())}\n")
         sys.stderr.flush()
         os._exit(self._exit_code)
 

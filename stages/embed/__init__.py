@@ -100,7 +100,7 @@ class Embed(Stage):
         if self._is_embedded:
             self._check_embedded()
             return
-        images = self._locate()
+        images = None if self.model is None else self._locate(self.model)
         if images is not None and images.images_only and self.only != "images":
             raise ConfigError(f"embed: model {self.model!r} is an encoder of images alone; add `only: images`")
         self._check_text_model(images)
@@ -110,7 +110,8 @@ class Embed(Stage):
             embedded.require_packages()
             return embedded.identity() if self.model == _EMBEDDED else embedded.identity_of_images()
         parts = []
-        if (images := self._locate()) is not None:
+        if self.model is not None:
+            images = self._locate(self.model)
             self._commit = images.commit
             parts.append(checkpoint.identity(images))
         if self.text_model is not None:
@@ -145,12 +146,10 @@ class Embed(Stage):
     def _dimension(self) -> int:
         if self._is_embedded:
             return embedded.dimension() if self.model == _EMBEDDED else embedded.POOLED
-        images = self._locate()
-        return self._locate_text(self._needed_text_model()).dim if images is None else images.dim
+        return self._locate_text(self._needed_text_model()).dim if self.model is None else self._locate(self.model).dim
 
-    def _locate(self) -> Checkpoint | None:
-        """None: a text tower alone."""
-        return None if self.model is None else checkpoint.locate(self.model, self._commit or self.revision)
+    def _locate(self, model: str) -> Checkpoint:
+        return checkpoint.locate(model, self._commit or self.revision)
 
     def _locate_text(self, model: str) -> text_tower.Files:
         return text_tower.locate(model, self._text_commit or self.text_revision)
@@ -164,7 +163,7 @@ class Embed(Stage):
         if self.model is not None:
             from pairsift.stages.embed.variants import encoder_of
 
-            folder: Path = checkpoint.fetch(self.model, checkpoint.locate(self.model, self._commit or self.revision))
+            folder: Path = checkpoint.fetch(self.model, self._locate(self.model))
             encoder = encoder_of(folder, device, self._number_format())
             if self.text_model is None:
                 return encoder

@@ -14,28 +14,19 @@ import pyarrow as pa
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.embed import Embed
-from pairsift.stages.embed.encoder import Encoder, Floats
-
-_BATCH = 64
+from pairsift.stages.embed.encoder import BATCH, Encoder, Floats, text_vectors
 
 
 def image_vectors(encoder: Encoder, files: Sequence[Path]) -> tuple[Floats, list[int]]:
     """(n, dim) unit vectors, and the places in `files` of the n that are images."""
     parts, places = [np.zeros((0, encoder.dim), np.float32)], []
-    for start in range(0, len(files), _BATCH):
-        decoded = [encoder.decode(pa.py_buffer(file.read_bytes())) for file in files[start : start + _BATCH]]
+    for start in range(0, len(files), BATCH):
+        decoded = [encoder.decode(pa.py_buffer(file.read_bytes())) for file in files[start : start + BATCH]]
         images = [encoder.prepare(image) for image in decoded if image is not None]
         places += [start + place for place, image in enumerate(decoded) if image is not None]
         if images:
             parts.append(encoder.encode_images(encoder.stack(images)))
     return np.concatenate(parts), places
-
-
-def text_vectors(encoder: Encoder, texts: Sequence[str]) -> Floats:
-    """(n, dim) unit vectors, of texts that are not blank."""
-    tokens = encoder.tokenize(texts)
-    parts = [encoder.encode_texts(tokens[start : start + _BATCH]) for start in range(0, len(tokens), _BATCH)]
-    return np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])
 
 
 def read_pairs(file: Path) -> tuple[list[Path], list[str]]:

@@ -13,6 +13,7 @@ from pairsift.stages.embed import families, hub
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in order of preference; a repository may hold other copies besides
 _SETTINGS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer, image processor
+_TOKENIZER = ("vocab.json", "vocab.txt", "tokenizer.json", "*.model")
 _ALTERNATIVES = "use a folder with a CLIP checkpoint, or `model: embedded`"
 
 
@@ -78,10 +79,10 @@ def _require_folder(model: str, folder: Path, revision: str | None) -> None:
         "config.json": ("config.json",),
         "weights (model.safetensors)": _WEIGHTS,
         "an image processor (preprocessor_config.json)": ("preprocessor_config.json", "processor_config.json"),
-        "a tokenizer (vocab.json and merges.txt, or tokenizer.json)": ("vocab.json", "vocab.txt", "tokenizer.json", "*.model"),
     }
-    if (folder / "config.json").is_file() and _takes_images_only(_config(model, folder / "config.json")):
-        needed = {what: patterns for what, patterns in needed.items() if "tokenizer" not in what}
+    config_file = folder / "config.json"
+    if not (config_file.is_file() and _takes_images_only(_config(model, config_file))):
+        needed["a tokenizer (vocab.json and merges.txt, or tokenizer.json)"] = _TOKENIZER
     missing = [what for what, patterns in needed.items() if not _files(folder, patterns)]
     if missing:
         raise ConfigError(f"embed: model {model!r} is a folder without {', '.join(missing)}: not a CLIP checkpoint")

@@ -163,8 +163,7 @@ def _load(folder: Path, family: Family) -> Any:
         folder, local_files_only=True, weights_only=True, output_loading_info=True, dtype=torch.float32
     )
     model, report = loaded
-    # The pooler of an image encoder is not used: what is, is its first token.
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(family.unused))
     if missing:  # transformers would go on with random numbers
         lacking = f"lack {len(missing)} tensors that its config.json asks for, such as {missing[0]}"
         raise ConfigError(f"embed: the weights in {folder} {lacking}")

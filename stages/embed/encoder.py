@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Prepared = NDArray[Any]  # one image as the network wants it, or as it can be made so on the device: every one of one shape
 Tokens = tuple[int, ...]
+BATCH = 64  # images, or texts, per forward pass, where nobody says otherwise
 
 
 class Encoder(Protocol):
@@ -49,3 +50,10 @@ def unit(vectors: Floats) -> Floats:
     clean = np.where(finite, vectors, np.float32(0))
     lengths = np.linalg.norm(clean, axis=1, keepdims=True)
     return np.asarray(np.where(finite, clean / np.maximum(lengths, 1e-12), np.nan), dtype=np.float32)
+
+
+def text_vectors(encoder: Encoder, texts: Sequence[str]) -> Floats:
+    """(n, dim) unit vectors, of texts that are not blank."""
+    tokens = encoder.tokenize(texts)
+    parts = [encoder.encode_texts(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH)]
+    return np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])

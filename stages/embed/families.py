@@ -16,6 +16,7 @@ class Family(NamedTuple):
     default_dim: int  # what transformers takes where it does not say
     pad_full: bool = False  # texts padded to the model's length, without a mask: trained so
     causal: bool = False  # a token sees those before it only, so padding needs no mask
+    unused: tuple[str, ...] = ()  # beginnings of the names of weights that `embed` never uses: a checkpoint may lack them
 
 
 _PROJECTION = ("projection_dim",)
@@ -38,9 +39,10 @@ FAMILIES: Mapping[str, Family] = {
 
 # Encoders of images alone: no text has a vector in their space.
 _WIDTH = ("hidden_size",)
+_POOLER = ("pooler.",)  # the vector is the first token's, from before it
 IMAGE_FAMILIES: Mapping[str, Family] = {
-    "vit": Family("ViTModel", _WIDTH, 768),
-    "deit": Family("DeiTModel", _WIDTH, 768),
+    "vit": Family("ViTModel", _WIDTH, 768, unused=_POOLER),
+    "deit": Family("DeiTModel", _WIDTH, 768, unused=_POOLER),
     "dinov2": Family("Dinov2Model", _WIDTH, 768),
     "dinov2_with_registers": Family("Dinov2WithRegistersModel", _WIDTH, 768),
 }

@@ -5,28 +5,26 @@ A label's vector is the mean of the unit vectors of its templates, brought to le
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pairsift.stages.base import ConfigError
 from pairsift.stages.embed import Embed
-from pairsift.stages.embed.encoder import Encoder, Floats, unit
-
-_BATCH = 64
+from pairsift.stages.embed.encoder import Encoder, Floats, text_vectors, unit
 
 
 def label_vectors(encoder: Encoder, labels: Sequence[str], templates: Sequence[str]) -> Floats:
     """(labels, dim) unit vectors. Each template has one `{}`, where the label goes."""
     texts = [template.format(label) for label in labels for template in templates]
-    tokens = encoder.tokenize(texts)
-    parts = [encoder.encode_texts(tokens[start : start + _BATCH]) for start in range(0, len(tokens), _BATCH)]
-    vectors = np.concatenate(parts).reshape(len(labels), len(templates), -1)
+    vectors = text_vectors(encoder, texts).reshape(len(labels), len(templates), encoder.dim)
     return unit(vectors.mean(axis=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Raises ConfigError for a model that cannot be had."""
+    """The command line. Raises ConfigError for a model that cannot be had; OSError for a file."""
     parser = argparse.ArgumentParser(description="Make the label vectors of score.zero_shot.")
     parser.add_argument("--model", required=True, help="as in `embed`: a name on the hub, a folder, or embedded")
     parser.add_argument("--labels", type=Path, required=True, help="text file, one label a line")
@@ -43,4 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ConfigError, OSError) as error:
+        sys.exit(f"label_vectors: {error}")

@@ -85,7 +85,7 @@ try:
     print("identity", stage.identity(), stage.writes().field("image_embedding").type.list_size)
     print("torch" in sys.modules, "transformers" in sys.modules)
     assert stage.identity() == f"{pickle.loads(pickle.dumps(stage))._commit} bfloat16"
-    folder = checkpoint.fetch(stage.model, stage._locate())
+    folder = checkpoint.fetch(stage.model, stage._locate(stage.model))
     print("files", *sorted(file.name for file in folder.iterdir()))
 except ConfigError as error:
     print("ConfigError", error)
