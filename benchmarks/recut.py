@@ -113,7 +113,7 @@ def write(ledger: Ledger, layer: Layer, unit: int, table: pa.Table) -> None:
     path = ledger.work.path(part_path(layer, unit, 0))
     os.makedirs(os.path.dirname(path), exist_ok=True)
     arrays = [table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in layer.schema]
-    pq.write_table(pa.table(arrays, schema=layer.schema), path, compression="zstd", store_schema=False)
+    pq.write_table(pa.table(arrays, schema=layer.schema), path, compression="zstd", use_dictionary=False, store_schema=False)
 
 
 def bare(folder: Path, fates: bool) -> dict[str, Any]:

@@ -136,5 +136,7 @@ def _write(output: Folder, name: str, groups: Iterable[pa.Table]) -> None:
     writer = None
     with output.create(name) as file, ExitStack() as stack:
         for group in groups:
-            writer = writer or stack.enter_context(pq.ParquetWriter(file, group.schema, compression="zstd"))
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(file, group.schema, compression="zstd", use_dictionary=False)
+            )
             writer.write_table(group)

@@ -23,8 +23,9 @@ from pairsift.pipeline.report.manifest import read_json
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
 
-FORMAT = 1  # raise it when the bytes of a shard change for the same members
-_GROUP_ROWS = 1 << 15  # of fates.parquet, which are held, and what the writer makes of them: 15 MB
+FORMAT = 2  # raise it when the bytes of a shard change for the same members
+_GROUP_ROWS = 1 << 14  # of fates.parquet, which are held, and what the writer makes of them: 10 MB
+_FEW_VALUES = ["status", "code", "error_message", "rejected_by", "shard"]  # columns that a dictionary makes smaller
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def write_fates(output: Folder, batches: Iterable[pa.RecordBatch], plan: Plan, *
     """
     members = _Members(_digest_start(plan))
     with output.create("fates.parquet") as file:
-        with pq.ParquetWriter(file, FATES, compression="zstd") as writer:
+        with pq.ParquetWriter(file, FATES, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
             for batch in _regular(batches):
                 writer.write_table(batch)
                 members.add(batch)
