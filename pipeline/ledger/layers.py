@@ -234,6 +234,9 @@ def merge(old: pa.Table | None, new: pa.Table) -> pa.Table:
 
 def scatter(rows: Numbers, column: pa.ChunkedArray, length: int) -> pa.Array:
     """A column of `length` values with `column`'s values at the positions `rows` and nulls elsewhere."""
+    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy a single one, too
+    if np.array_equal(rows, np.arange(length)):
+        return whole
     indices = np.full(length, -1, np.int64)
     indices[rows] = np.arange(len(rows))
-    return column.combine_chunks().take(pa.array(indices, mask=indices < 0))
+    return whole.take(pa.array(indices, mask=indices < 0))

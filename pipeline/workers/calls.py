@@ -4,10 +4,10 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from pairsift.pipeline.workers.poison import Isolation
 from pairsift.stages import devices
 from pairsift.stages.base import Transform
 
+T = TypeVar("T")
 Function = Callable[[pa.Table], Awaitable[tuple[pa.Table, float]]]
 DEVICE_LOST_EXIT = 75  # what a worker that lost its device ends with: EX_TEMPFAIL of sysexits.h
 
@@ -33,13 +34,15 @@ class Calls:
 
     @asynccontextmanager
     async def function(self, step: Step, *, isolated: bool) -> AsyncIterator[Function]:
-        """What gives the stage's answer for a sub-batch, and the seconds that took. In a child process where it is isolated:
-        one at a time, as each may need as much memory as this one.
+        """What gives the stage's answer for a sub-batch of one unit, and the seconds that took. Unless the stage is async,
+        units take turns: were their sub-batches dealt out in turns, all would have all of their images in memory at the end. In
+        a child process where it is isolated: one at a time, as each may need as much memory as this one.
 
         Of a stage that is not isolated it may raise DeviceLostError: its unit is to be done again with another function.
         """
         if not isolated and step.index not in self._lost:
-            yield partial(self._transform, step)
+            async with self._turn(step):
+                yield lambda batch: self._with_device(step, self._call(step, batch))
             return
         async with self._isolating:
             if step.index in self._lost:
@@ -48,9 +51,22 @@ class Calls:
                 with Isolation(step) as isolation:
                     yield partial(_ask, isolation)
 
-    async def _transform(self, step: Step, batch: pa.Table) -> tuple[pa.Table, float]:
+    @asynccontextmanager
+    async def _turn(self, step: Step) -> AsyncIterator[None]:
+        """Of one unit at a stage that is open by then; an async one waits for nobody."""
+        async with self._locks.setdefault(step.index, asyncio.Lock()):
+            if step.index not in self._transforms:
+                opening = asyncio.to_thread(self._stack.enter_context, step.stage.open())
+                self._transforms[step.index] = await self._with_device(step, opening)
+            if not inspect.iscoroutinefunction(self._transforms[step.index]):
+                yield
+                return
+        yield
+
+    async def _with_device(self, step: Step, work: Coroutine[Any, Any, T]) -> T:
+        """Raises DeviceLostError where the stage's device gets lost."""
         try:
-            return await self._call(step, batch)
+            return await work
         except Exception as error:
             if (said := devices.loss(error)) is None:
                 raise
@@ -61,22 +77,12 @@ class Calls:
             raise devices.DeviceLostError(said) from error
 
     async def _call(self, step: Step, batch: pa.Table) -> tuple[pa.Table, float]:
-        """Call the stage: in a thread, so that other units' downloads go on; one call at a time unless it is async.
-
-        Returns its answer and the seconds it took, without the wait for its turn.
-        """
-        lock = self._locks.setdefault(step.index, asyncio.Lock())
-        async with lock:
-            if step.index not in self._transforms:
-                self._transforms[step.index] = await asyncio.to_thread(self._stack.enter_context, step.stage.open())
-            began = time.perf_counter()
-            transform = self._transforms[step.index]
-            if inspect.iscoroutinefunction(transform):
-                result: Any = transform(batch)
-            else:
-                result = await asyncio.to_thread(transform, batch)
-        if inspect.isawaitable(result):
-            result = await result
+        """Call the stage: in a thread unless it is async, so that other units' downloads go on."""
+        transform, began = self._transforms[step.index], time.perf_counter()
+        if inspect.iscoroutinefunction(transform):
+            result: Any = await transform(batch)
+        else:
+            result = await asyncio.to_thread(transform, batch)
         return result, time.perf_counter() - began
 
 

@@ -176,7 +176,6 @@ class Chain:
             parts, seconds, counts = await self._answers(unit, step, rows, isolated=True)
         result = pa.concat_tables(parts)
         result = _without(self._tombstones.mask(result), result)
-        result = result if len(parts) == 1 else result.combine_chunks()  # which copies images even where there is one chunk
         stats = report.stages.setdefault(_layer(step).name, StageReport())
         stats.computed += len(rows)
         stats.failed += len(rows) - result["failure"].null_count
@@ -188,7 +187,7 @@ class Chain:
             result = self._store_images(unit, step, rows, result, stats)
         ordinals = pa.chunked_array([pa.array(rows + unit.first, pa.int64())])
         arrays = [ordinals if name == "ordinal" else result[name] for name in _layer(step).schema.names]
-        return pa.table(arrays, schema=_layer(step).schema)
+        return pa.table(arrays, schema=_layer(step).schema).combine_chunks()  # only here: images would be copied
 
     async def _answers(
         self, unit: Unit, step: Step, rows: Numbers, *, isolated: bool

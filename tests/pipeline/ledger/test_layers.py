@@ -184,6 +184,8 @@ def test_scattered_values_stand_at_their_rows() -> None:
     column = pa.chunked_array([["a"], ["b", None]])
     assert scatter(np.array([3, 0, 1]), column, 5).to_pylist() == ["b", None, None, "a", None]
     assert scatter(np.array([], np.int64), column.slice(0, 0), 2).to_pylist() == [None, None]
+    for whole in (column, pa.chunked_array([["a", "b", None]])):
+        assert scatter(np.arange(3), whole, 3).to_pylist() == whole.to_pylist()
 
 
 @pytest.mark.parametrize("place", [0.1, 0.3, 0.5])

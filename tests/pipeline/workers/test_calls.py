@@ -1,21 +1,22 @@
 """A lost device: its unit is done again by a new process, no row is blamed, and there is an end to it."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import PrivateAttr
 
 from pairsift.pipeline.config import build_entry
 from pairsift.pipeline.ledger.layers import Layer
 from pairsift.pipeline.plan import Step
 from pairsift.pipeline.workers.calls import Calls
 from pairsift.pipeline.workers.poison import LOSSES
-from pairsift.stages.base import Stage
+from pairsift.stages.base import Columns, Stage, Transform
 from pairsift.stages.devices import DeviceLostError
 
 UNIT = 4  # rows
@@ -105,3 +106,47 @@ def test_a_child_is_replaced_as_often_as_is_said(tmp_path: Path) -> None:
 
     assert asyncio.run(ask())["letters"].to_pylist() == [3]
     assert len((tmp_path / "mark").read_text()) == LOSSES - 1
+
+
+class Diary(Stage):
+    """Notes the captions that it is called with; of its two transforms, one is async."""
+
+    waits: bool
+    _lines: list[str] = PrivateAttr(default_factory=list)
+
+    def reads(self) -> Columns:
+        return ("caption",)
+
+    def writes(self) -> pa.Schema:
+        return pa.schema([("letters", pa.int64())])
+
+    @contextmanager
+    def open(self) -> Iterator[Transform]:
+        def note(batch: pa.Table) -> pa.Table:
+            self._lines += batch["caption"].to_pylist()
+            return pa.table({"letters": [0]})
+
+        async def note_later(batch: pa.Table) -> pa.Table:
+            await asyncio.sleep(0.01)
+            return note(batch)
+
+        yield note_later if self.waits else note
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_units_take_turns_at_a_stage_unless_it_is_async(waits: bool) -> None:
+    """Else all units in flight would have nearly all of their images in memory before the first of them can be stored."""
+    diary = Diary(use="diary", waits=waits)
+
+    async def unit(calls: Calls, name: str) -> None:
+        async with calls.function(Step(0, diary, Layer.of("toy", diary.writes()), diary.writes()), isolated=False) as function:
+            for _ in range(3):
+                await function(pa.table({"ordinal": [0], "caption": [name]}))
+
+    async def both() -> None:
+        with ExitStack() as stack:
+            calls = Calls(stack, replaceable=False)
+            await asyncio.gather(unit(calls, "a"), unit(calls, "b"))
+
+    asyncio.run(both())
+    assert "".join(diary._lines) == ("ababab" if waits else "aaabbb")
