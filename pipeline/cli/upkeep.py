@@ -53,8 +53,10 @@ def _check(
         _say_checked(checked)
     if with_fix and not as_json:
         names = removed if yes else [name for problem in checked.problems for name in problem.remove]
-        print("\n".join([f"{'removed' if yes else 'would remove'} {printable(name)}" for name in dict.fromkeys(names)]))
-        print("run again" if yes else "with --yes they are removed")
+        for name in dict.fromkeys(names):
+            print(f"{'removed' if yes else 'would remove'} {printable(name)}")
+        if names:
+            print("run again" if yes else "with --yes they are removed")
     if checked.problems:
         sys.exit(_FAILED)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pairsift.pipeline.ledger.copies import IntakeCopies
 from pairsift.pipeline.ledger.intake_images import store_images
-from pairsift.pipeline.ledger.layers import Layer, Ledger
+from pairsift.pipeline.ledger.layers import UNITS_PER_FOLDER, Layer, Ledger
 from pairsift.stages import schema
 from pairsift.stages.base import ConfigError, Reader, Source
 from pairsift.stages.storage import Folder
@@ -90,9 +90,12 @@ class Intake:
         if schema.IMAGE.name in self._reader.schema().names:
             places = {"unit_rows": self._reader.unit_rows, "first_unit": first_unit, "first_ordinal": first_ordinal}
             given = store_images(given, self._ledger, self._layer, **places)
+        lost = self._lost_units(first_unit)
         with IntakeCopies(self._ledger.work, self._layer, self._reader.unit_rows, first_unit) as copies:
             for unit, table in enumerate(_units(given, self._reader.unit_rows), first_unit):
                 layer0 = _number(table, first_ordinal + rows, self._layer)
+                if unit in lost:
+                    self._refuse_other_rows(len(generations), unit, layer0)
                 self._ledger.write_intake(self._layer, unit, layer0)
                 copies.add(unit, layer0)
                 rows += len(table)
@@ -108,6 +111,29 @@ class Intake:
             sources=tuple(sources),
         )
         return self.add(generation)
+
+    def _lost_units(self, first: int) -> set[int]:
+        """Units from `first` on that stages have worked on: a generation held them, and its file has been lost."""
+        work, found = self._ledger.work, set[int]()
+        for layer in work.names("layers"):
+            for folder in map(int, work.names(f"layers/{layer}")) if layer != self._layer.name else ():
+                if folder >= first // UNITS_PER_FOLDER:
+                    found |= {unit for unit, _ in self._ledger.parts_in(layer, folder) if unit >= first}
+        return found
+
+    def _refuse_other_rows(self, generation: int, unit: int, table: pa.Table) -> None:
+        """Raise OSError where other rows stand in a unit that was lost: what stages said of them would be said of these."""
+        names = ["ordinal", "uid"]
+        try:
+            before = self._ledger.read(self._layer, unit, ["uid"])
+        except OSError:  # damaged: that is why it is taken in again
+            return
+        if before is not None and not before.select(names).equals(table.select(names)):
+            path = self._ledger.work.path(f"generations/{generation:05d}.json")
+            raise OSError(
+                f"{path}: is missing, and the input has other rows now than it took in; put it back from a copy, or name "
+                "another `output` and `work`"
+            )
 
     def add(self, generation: Generation) -> list[Generation]:
         """Have a generation count, whose units are all there; returns all generations."""
@@ -125,8 +151,21 @@ class Intake:
 
 
 def read_generations(ledger: Ledger) -> list[Generation]:
-    """The generations of a work folder, in order. Raises OSError for a damaged one."""
-    return [_generation(ledger.work, f"generations/{name}") for name in ledger.work.names("generations")]
+    """The generations of a work folder, in order. Raises OSError for a damaged one, and where one is missing between."""
+    found: list[Generation] = []
+    for name in ledger.work.names("generations"):
+        generation = _generation(ledger.work, f"generations/{name}")
+        if not follows(generation, found[-1] if found else None):
+            path = ledger.work.path(f"generations/{name}")
+            raise OSError(f"{path}: does not follow the generation before it; `pairsift check` says what to do")
+        found.append(generation)
+    return found
+
+
+def follows(generation: Generation, before: Generation | None) -> bool:
+    """Whether its number, units and ordinals follow those of the generation before it; None: it should be the first."""
+    expected = (before.number + 1, before.first_unit + before.units, before.end_ordinal) if before else (0, 0, 0)
+    return (generation.number, generation.first_unit, generation.first_ordinal) == expected
 
 
 def _generation(work: Folder, name: str) -> Generation:

@@ -166,7 +166,7 @@ class Ledger:
     def read_images(self, references: pa.Table) -> pa.LargeBinaryArray:
         """The encoded bytes that each row's (image_path, image_offset, image_length) points to; null for a null one.
 
-        Raises OSError where a payload or source tar is missing or too short.
+        Raises OSError where a payload or source tar is missing or too short, or a payload holds zeros in an image's place.
         """
         there = references["image_path"].combine_chunks().is_valid()
         lengths = pc.if_else(there, references["image_length"], 0).to_numpy().astype(np.int64)
@@ -175,7 +175,9 @@ class Ledger:
         view, starts, ends = memoryview(data), offsets[:-1], offsets[1:]
         mask = there.to_numpy(zero_copy_only=False)
         places = [view[start:end] for start, end in zip(starts[mask].tolist(), ends[mask].tolist(), strict=True)]
-        read_into(References.of(references.filter(there), self.work), places)
+        found = References.of(references.filter(there), self.work)
+        read_into(found, places)
+        found.refuse_zeros(_begins_with_zeros(np.frombuffer(data, np.uint8), starts[mask], ends[mask]))
         return pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(there), [there.buffers()[1], pa.py_buffer(offsets), data], there.false_count
         )
@@ -214,6 +216,14 @@ def _where_they_lie(images: pa.LargeBinaryArray) -> list[memoryview | None]:
     if images.null_count == 0:
         return list(places)
     return [place if valid else None for place, valid in zip(places, images.is_valid().to_pylist(), strict=True)]
+
+
+def _begins_with_zeros(data: Numbers, starts: Numbers, ends: Numbers) -> Numbers:
+    """Whether the first 8 bytes of each image are zeros; no image format begins so."""
+    zeros = np.zeros(len(starts), bool)
+    long = np.flatnonzero(ends - starts >= 8)
+    zeros[long] = (data[starts[long][:, None] + np.arange(8)] == 0).all(axis=1)
+    return zeros
 
 
 def _encoded(table: pa.Table) -> bytes:

@@ -63,7 +63,8 @@ def write(output: Folder, columns: Iterable[str], shard: str, samples: pa.Table,
         output.write(place.file(shard), _npy(samples[place.column]))
     public = pa.table([rows["key"], *rows.columns], names=["image_path", *rows.column_names])
     sink = BytesIO()
-    pq.write_table(public, sink, compression="zstd", use_dictionary=False, row_group_size=max(1, len(public)))
+    group = max(1, len(public))
+    pq.write_table(public, sink, compression="zstd", use_dictionary=False, row_group_size=group, write_page_checksum=True)
     for model in _models(found):
         output.write(metadata_file(model, shard), sink.getvalue())
 

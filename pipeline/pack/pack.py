@@ -69,7 +69,8 @@ class Packer:
         _write_tar(output, f"shards/{task.name}.tar", ledger, samples.drop_columns([*vectors]))
         public = table.select(packed)
         sink = BytesIO()
-        pq.write_table(public, sink, compression="zstd", use_dictionary=False, row_group_size=max(1, len(public)))
+        group = max(1, len(public))
+        pq.write_table(public, sink, compression="zstd", use_dictionary=False, row_group_size=group, write_page_checksum=True)
         output.write(f"shards/{task.name}.parquet", sink.getvalue())
         if vectors:
             embeddings.write(output, vectors, task.name, samples, samples.select(packed))

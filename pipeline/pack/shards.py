@@ -23,7 +23,7 @@ from pairsift.pipeline.report.manifest import read_json
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
 
-FORMAT = 2  # raise it when the bytes of a shard change for the same members
+FORMAT = 3  # raise it when the bytes of a shard change for the same members
 _GROUP_ROWS = 1 << 14  # of fates.parquet, which are held, and what the writer makes of them: 10 MB
 _FEW_VALUES = ["status", "code", "error_message", "rejected_by", "shard"]  # columns that a dictionary makes smaller
 
@@ -90,7 +90,8 @@ def write_fates(output: Folder, batches: Iterable[pa.RecordBatch], plan: Plan, *
     """
     members = _Members(_digest_start(plan))
     with output.create("fates.parquet") as file:
-        with pq.ParquetWriter(file, FATES, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
+        options = {"compression": "zstd", "use_dictionary": _FEW_VALUES, "write_page_checksum": True}
+        with pq.ParquetWriter(file, FATES, **options) as writer:
             for batch in _regular(batches):
                 writer.write_table(batch)
                 members.add(batch)

@@ -128,6 +128,8 @@ def _shards_in(names: set[str]) -> list[str]:
 def _look_at_output(output: Folder, names: set[str], found: Findings, tasks: _Tasks) -> None:
     cut = _json(output, "cut.json", found, "run the config again")
     run = _json(output, "run.json", found, _AGAIN)
+    if "cut.json" not in names:
+        found.add(output.path("cut.json"), "is missing", "run the config again: nothing is computed again")
     if "run.json" not in names:
         found.add(output.uri, "no run has ended here", "run again: it goes on from where it is")
     work = _work_of(output, cut)
@@ -151,16 +153,18 @@ def _look_at_output(output: Folder, names: set[str], found: Findings, tasks: _Ta
     checks = _shard_checks(shards, there, found, expected or {}, config)
     tasks.shards += with_embeddings(output, checks, found)
     if work:
+        if (run or {}).get("rows") and not Folder(work).names("layers"):
+            found.add(work, "holds nothing", "put it back; or run again: all of it is done again")
         _look_at_work(Folder(work), found, tasks)
 
 
 def _work_of(output: Folder, cut: Json | None = None) -> str | None:
-    """The work folder that an output names, or None where it names none."""
+    """The work folder that an output names, or has inside; None where there is none."""
     if cut is None:
         cut = _json(output, "cut.json", Findings(), "")
     work = (cut or {}).get("work")
     if not isinstance(work, str):
-        return None
+        return output.path("work") if (output / "work").names("generations") else None
     return work if is_remote(work) or work.startswith("/") else output.path(work)
 
 

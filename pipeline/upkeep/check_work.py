@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pairsift.pipeline.ledger.freed import FreedImages
-from pairsift.pipeline.ledger.intake import Generation, unit_rows
+from pairsift.pipeline.ledger.intake import Generation, follows, unit_rows
 from pairsift.pipeline.ledger.layers import UNITS_PER_FOLDER, unit_path
 from pairsift.pipeline.ledger.tombstones import Tombstones
 from pairsift.pipeline.upkeep import tables
@@ -45,11 +45,12 @@ def read_all_generations(work: Folder, found: Findings) -> list[Generation]:
         try:
             generation = Generation.model_validate_json(work.read(f"generations/{name}"))
         except ValidationError as error:
-            found.add(path, f"cannot be read: {reason(error)}", *_taken_in_again(path, last=last))
+            what = error.errors(include_url=False)[0]["msg"]
+            found.add(path, f"cannot be read: {what}", *_taken_in_again(path, last=last))
             return generations
-        follows = (len(generations), sum(g.units for g in generations), sum(g.rows for g in generations))
-        if (generation.number, generation.first_unit, generation.first_ordinal) != follows:
-            found.add(path, "does not follow the generation before it", *_taken_in_again(path, last=last))
+        if not follows(generation, generations[-1] if generations else None):
+            expected = work.path(f"generations/{len(generations):05d}.json")
+            found.add(path, "does not follow the generation before it", f"put {expected} back from a copy")
             return generations
         found.count("generations")
         generations.append(generation)
@@ -248,26 +249,36 @@ def schema_text(schema: pa.Schema) -> str:
 
 def unit_checks(work: Folder, generations: list[Generation], found: Findings) -> list[UnitCheck]:
     """One task per unit, over all layers; what can be seen from the names is checked here."""
-    if not generations:
-        return []
     units = sum(g.units for g in generations)
-    intake = generations[0].intake
     layers: dict[int, list[tuple[str, str, int]]] = {unit: [] for unit in range(units)}
+    lost: set[int] = set()
     for name in work.names("layers"):
         parts = _parts(work, name, found)
         schema = _schema(work, name, parts)
         for unit, count in parts.items():
-            if unit < units:  # else an intake that was cut short left it; the next writes over it
+            if unit < units:
                 layers[unit].append((name, schema, count))
+            elif not name.startswith("input-"):  # of layer 0, an intake that was cut short left it; the next writes over it
+                lost.add(unit)
+    if lost and len(work.names("generations")) == len(generations):  # else one that cannot be read holds them
+        _tell_lost(work, len(generations), lost, found)
     tasks = []
     for unit, its_layers in layers.items():
         generation = next(g for g in generations if unit < g.first_unit + g.units)
         first, end = unit_rows(generations, unit)
         task = UnitCheck(work, unit, first, end, generation, generation == generations[-1], tuple(its_layers))
-        if intake not in [name for name, _, _ in its_layers]:
-            task.bad(found, intake, 0, "is missing")
+        if generation.intake not in [name for name, _, _ in its_layers]:
+            task.bad(found, generation.intake, 0, "is missing")
         tasks.append(task)
     return tasks
+
+
+def _tell_lost(work: Folder, generation: int, units: set[int], found: Findings) -> None:
+    """Stages have worked on units that no generation holds."""
+    path = work.path(f"generations/{generation:05d}.json")
+    what = f"is missing: it held unit {min(units)}, on which stages have worked"
+    again = "if its input files are as they were, run again: they are taken in again"
+    found.add(path, what, f"put it back from a copy; or, {again}")
 
 
 def _parts(work: Folder, layer: str, found: Findings) -> dict[int, int]:

@@ -45,7 +45,11 @@ class Rows:
         return generation.first_unit + (ordinal - generation.first_ordinal) // generation.unit_rows
 
     def generation_of(self, ordinal: int) -> Generation:
-        return next(generation for generation in self.generations if ordinal < generation.end_ordinal)
+        """Raises OSError where none has the row: the work folder was removed, or has lost a generation."""
+        found = next((generation for generation in self.generations if ordinal < generation.end_ordinal), None)
+        if found is None:
+            raise OSError(f"{self.ledger.work.uri}: no generation holds row {ordinal}; `pairsift check` says what to do")
+        return found
 
     def in_layer(self, layer: Layer, ordinal: int) -> Row | None:
         """The row as a layer has it, or None. Of a row that was tried again, earlier layers have the original."""

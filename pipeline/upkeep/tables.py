@@ -18,10 +18,12 @@ def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) 
 
 def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """The same of a file's bytes."""
-    return pq.ParquetFile(pa.BufferReader(data)).read(None if columns is None else list(columns), use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    return file.read(None if columns is None else list(columns), use_threads=False)
 
 
 def batches(folder: Folder, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a file that may be large."""
     with folder.filesystem.open(folder.path(name), "rb") as file:
-        yield from pq.ParquetFile(file).iter_batches(columns=None if columns is None else list(columns), use_threads=False)
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        yield from parquet.iter_batches(columns=None if columns is None else list(columns), use_threads=False)

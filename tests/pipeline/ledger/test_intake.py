@@ -91,6 +91,37 @@ def test_an_intake_that_was_cut_short_is_done_again_to_the_same_bytes(tmp_path: 
     assert generation.read_bytes() == told
 
 
+def test_a_generation_that_is_missing_before_another_is_told(tmp_path: Path, chunks: Callable[..., str]) -> None:
+    """What came after it must not be taken for the first: its units would be written over."""
+    files = chunks("a", [["0", "1", "2", "3"]]), chunks("b", [["4"]])
+    intake(tmp_path, *files[:1]).take_in()
+    found = intake(tmp_path, *files)
+    found.take_in()
+    before = layer_bytes(found)
+    Path(found._ledger.work.path("generations/00000.json")).unlink()
+    with pytest.raises(OSError, match=r"00001\.json: does not follow the generation before it; `pairsift check`"):
+        found.take_in()
+    assert layer_bytes(found) == before
+
+
+def test_other_rows_do_not_take_the_place_of_a_generation_that_was_lost(
+    tmp_path: Path, chunks: Callable[..., str], curate: Callable[..., Any]
+) -> None:
+    """What stages have said of its rows would be said of others."""
+    stage = {"use": "pairsift_toys.words", "log": str(tmp_path / "log")}
+    source = {"use": "pairsift_toys.chunks", "files": [chunks("a", [["0", "1", "2", "3"]])], "unit_rows": 3}
+    curate(source, stage)
+    lost = tmp_path / "out" / "work" / "generations" / "00000.json"
+    fates = (tmp_path / "out" / "fates.parquet").read_bytes()
+    lost.unlink()
+    chunks("a", [["0", "1", "2", "another"]])
+    with pytest.raises(OSError, match=r"00000\.json: is missing, and the input has other rows now than it took in"):
+        curate(source, stage)
+    chunks("a", [["0", "1", "2", "3"]])
+    curate(source, stage)
+    assert (tmp_path / "out" / "fates.parquet").read_bytes() == fates
+
+
 def test_a_reader_that_fails_in_the_middle_leaves_no_generation(tmp_path: Path, chunks: Callable[..., str]) -> None:
     broken = chunks("a", [["0", "1", "2", "3"]])
     Path(broken).write_text('[["0", "1", "2", "3"], [4]]')

@@ -167,6 +167,22 @@ def test_an_image_may_lie_in_any_file_and_must_be_whole(ledger: Ledger, tmp_path
         ledger.read_images(reference(tmp_path / "gone.tar", 0, 1))
 
 
+def test_zeros_in_a_payload_are_what_a_disk_has_lost_and_no_image(ledger: Ledger, tmp_path: Path) -> None:
+    images = pa.array([b"an image of some length", b"another one, as long", b"tiny"], pa.large_binary())
+    references = ledger.write_payload(LAYER, 0, ["0", "1", "2"], ["jpg"] * 3, images)
+    path = Path(ledger.work.path(references["image_path"][0].as_py()))
+    offset = references["image_offset"][1].as_py()
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 20] = bytes(20)
+    path.write_bytes(data)
+    assert ledger.read_images(references.take([0, 2])).to_pylist() == [b"an image of some length", b"tiny"]
+    with pytest.raises(OSError, match=f"holds zeros at byte {offset:,}, where an image should be: the file is damaged"):
+        ledger.read_images(references)
+    source = tmp_path / "source.tar"  # is not ours: what is in it came so
+    source.write_bytes(bytes(100))
+    assert ledger.read_images(reference(source, 0, 20)).to_pylist() == [bytes(20)]
+
+
 def test_attempts_that_never_ended_are_counted(ledger: Ledger) -> None:
     assert [ledger.begin_attempt(LAYER, 7) for _ in range(3)] == [0, 1, 2]
     assert ledger.begin_attempt(LAYER, 8) == 0

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pairsift.pipeline.control.lock import hold
 from pairsift.pipeline.upkeep.check import Checked, check, fix
+from pairsift.pipeline.upkeep.why import why
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
 
@@ -49,6 +51,20 @@ def overwritten(path: Path) -> None:
     path.write_bytes(data)
 
 
+def one_bit_turned(path: Path) -> None:
+    """So that the table can be read, and says something else."""
+    data, table = path.read_bytes(), pq.read_table(path)
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            other = pq.read_table(path, schema=table.schema)
+        except (pa.ArrowException, OSError):
+            continue
+        if not other.equals(table):
+            return
+    raise AssertionError(f"{path}: no bit matters")
+
+
 def test_a_whole_output_has_no_problems(output: Path) -> None:
     found = look(output)
     assert found.problems == []
@@ -76,6 +92,11 @@ ROUNDS: dict[str, dict[str, Callable[[Path], None]]] = {
         "fates.parquet": emptied,
         "run.json": Path.unlink,
     },
+    "bits": {
+        "shards/00000.parquet": one_bit_turned,
+        "fates.parquet": one_bit_turned,
+        "work/layers/download-*/*/000000000.parquet": one_bit_turned,
+    },
     "JSON": {
         "shards/00001_stats.json": cut_short,
         "shards/00002_stats.json": emptied,
@@ -83,7 +104,7 @@ ROUNDS: dict[str, dict[str, Callable[[Path], None]]] = {
         "shards/sizes.json": emptied,
         "cut.json": emptied,
     },
-    "what is missing": {"shards/sizes.json": Path.unlink, "fates.parquet": Path.unlink},
+    "what is missing": {"shards/sizes.json": Path.unlink, "fates.parquet": Path.unlink, "cut.json": Path.unlink},
     "layers": {
         "work/layers/download-*/*/000000000.parquet": cut_short,
         "work/layers/download-*/*/000000001.parquet": emptied,
@@ -183,6 +204,44 @@ def test_the_input_is_taken_in_again(output: Path, run: Callable[..., Any], publ
     named.unlink()
     run()
     assert published(output) == before
+
+
+def test_a_work_folder_that_was_lost(output: Path, run: Callable[..., Any], published: Callable[[Path], Any]) -> None:
+    before = published(output)
+    shutil.rmtree(output / "work")
+    [problem] = look(output).problems
+    assert (problem.where, problem.what) == (str(output / "work"), "holds nothing")
+    with pytest.raises(OSError, match="no generation holds row 3; `pairsift check` says what to do"):
+        why(str(output), "000000003")
+    run()
+    assert published(output) == before
+
+
+def test_without_cut_json_the_work_folder_inside_is_looked_at(output: Path) -> None:
+    (output / "cut.json").unlink()
+    assert look(output).looked["generations"] == 1
+
+
+def test_a_generation_that_was_lost(output: Path, run: Callable[..., Any], published: Callable[[Path], Any]) -> None:
+    before = published(output)
+    lost = output / "work" / "generations" / "00000.json"
+    lost.unlink()
+    [problem] = look(output).problems
+    assert (problem.where, problem.what) == (str(lost), "is missing: it held unit 0, on which stages have worked")
+    run()
+    assert published(output) == before
+    assert look(output).problems == []
+
+
+def test_a_generation_that_was_lost_before_another(output: Path, listing: Callable[..., Any], run: Callable[..., Any]) -> None:
+    more = listing([("http://example.com/more.jpg", "not to be had")], name="more/rows.parquet")
+    run(input={**more, "path": str(output.parent / "**" / "rows.parquet")})
+    first = output / "work" / "generations" / "00000.json"
+    first.unlink()
+    [problem] = look(output).problems
+    assert problem.where == str(first.with_name("00001.json"))
+    assert problem.remedy == f"put {first} back from a copy"
+    assert problem.remove == ()
 
 
 def test_bodies_as_they_came_are_held_to_their_hash(config: dict[str, Any], run: Callable[..., Any], tmp_path: Path) -> None:
