@@ -11,6 +11,7 @@ What Ray Data 2.60 does that shapes this file:
 import asyncio
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -48,6 +49,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 _REPORT = TypeAdapter(UnitReport)
 _UNITS_AT_ONCE = 20_000  # units per Dataset: Ray holds some kilobytes for each block that there is or will be
+_LOOK_AT_SIGNALS = 0.001  # seconds, while Ray ends
 _CONFIG, _SYSTEM = "config: ", "system: "  # why a worker gave no report; or STOPPED
 
 
@@ -269,6 +271,7 @@ def _merged(reports: list[UnitReport]) -> UnitReport:
 def open_runner(address: str | None = None) -> Iterator[RayRunner]:
     """Join the user's cluster (`address`, else RAY_ADDRESS), or start a local one for the length of the block."""
     started_here = not ray.is_initialized()
+    handler = signal.getsignal(signal.SIGTERM)
     if started_here:
         _start(address)
     context = ray.data.DataContext.get_current()
@@ -279,7 +282,21 @@ def open_runner(address: str | None = None) -> Iterator[RayRunner]:
         yield RayRunner()
     finally:
         if started_here:
-            ray.shutdown()
+            _shut_down(handler)
+
+
+def _shut_down(handler: Any) -> None:
+    """End Ray. It takes a second, in which Ray's C++ part sets SIGTERM to what kills a process at once: so `handler`, which was
+    there before Ray, is put back until it stays."""
+    if threading.current_thread() is not threading.main_thread() or handler is None:  # None: not Python's
+        ray.shutdown()
+        return
+    ending = threading.Thread(target=ray.shutdown)
+    ending.start()
+    while ending.is_alive():
+        signal.signal(signal.SIGTERM, handler)
+        ending.join(_LOOK_AT_SIGNALS)
+    signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

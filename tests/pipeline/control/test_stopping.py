@@ -152,3 +152,23 @@ stop.over()
 """
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_signal_while_ray_ends_is_heard() -> None:
+    """Ray's C++ part takes the handler of SIGTERM away then, for a second."""
+    script = f"""
+import os, signal, threading, time
+from pairsift.pipeline.control.stopping import SignalStop
+from pairsift.pipeline.runners.ray import open_runner
+
+stop = SignalStop({STOPPED})
+stop.listen()
+with open_runner():
+    stop.listen()
+    threading.Thread(target=lambda: (time.sleep(0.5), os.kill(os.getpid(), signal.SIGTERM))).start()
+while not stop.asked:
+    time.sleep(0.01)
+print(stop.reason)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr
