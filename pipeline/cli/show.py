@@ -68,7 +68,7 @@ def forecast(found: Survey) -> list[str]:
         if step.waiting:
             costs = []
             if step.bytes_waiting:
-                costs.append(f"{step.bytes_waiting / 1e9:,.1f} GB of images")
+                costs.append(f"{_size(step.bytes_waiting)} of images")
             if step.seconds_waiting:
                 costs.append(f"{step.seconds_waiting:,.0f} s in the stage over all workers")
             about = f", about {' and '.join(costs)}" if costs else ""
@@ -83,18 +83,27 @@ def forecast(found: Survey) -> list[str]:
         )
     if found.shards:
         shards = found.shards
-        size = f", {shards.bytes_to_write / 1e9:,.1f} GB" if shards.to_write else ""
+        size = f", {_size(shards.bytes_to_write)}" if shards.to_write else ""
         lines.append(
             f"shards: {shards.wanted:,}, of which {shards.unchanged:,} are there; {shards.to_write:,} to write{size}, "
             f"{shards.to_remove:,} to remove"
         )
-    lines += [f"free: {free / 1e9:,.1f} GB at {folder}" for folder, free in found.free.items()]
+    if found.replaced:
+        lines.append(f"a run is refused without --replace: {found.replaced}")
+    lines += [f"free: {_size(free)} at {folder}" for folder, free in found.free.items()]
     return lines
+
+
+def _size(number: int) -> str:
+    """Bytes for people."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"
 
 
 def survey(console: Console, found: Survey) -> None:
     """The steps with what is done and what waits."""
-    console.print(f"input: {found.rows:,} rows taken in, {found.units:,} units, {found.generations} generations", markup=False)
+    again = f", {found.tried_again:,} tried again" if found.tried_again else ""
+    taken_in = f"{found.rows:,} rows taken in{again}, {found.units:,} units, {found.generations} generations"
+    console.print(f"input: {taken_in}", markup=False)
     if found.new_sources:
         known = [source.size for source in found.new_sources if source.size is not None]
         console.print(f"to take in: {len(found.new_sources):,} files, {sum(known):,} bytes", markup=False)

@@ -62,11 +62,12 @@ def asked(query: str, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
 
 def places(held: Numbers, rows: Numbers, count: int) -> tuple[pa.Array | None, Numbers]:
     """Where each of `rows` is in `held`, null where it is not (None: both are the same), and a bool for whether it is not.
-    Both are places in a block of `count` rows, in order."""
-    if len(held) == count:
+    Both are places in a block of `count` rows, in order. `held` may have a row twice, where the first file of a unit was
+    removed by hand and one with later rows was not: its first one counts, as for who packs."""
+    if len(held) == count and np.array_equal(held, np.arange(count)):
         return None if len(rows) == count else pa.array(rows), np.zeros(len(rows), bool)
     index = np.full(count, -1, np.int64)
-    index[held] = np.arange(len(held))
+    index[held[::-1]] = np.arange(len(held))[::-1]
     found = index[rows]
     lacks = found < 0
     return pa.array(found, mask=lacks), lacks

@@ -96,8 +96,10 @@ def write_fates(output: Folder, batches: Iterable[pa.RecordBatch], plan: Plan, *
                 writer.write_table(batch)
                 members.add(batch)
         tasks = members.tasks()
-        if not replace:
-            _refuse_to_break_seals(output, tasks, plan)
+        if not replace and (why := broken_seals(output, tasks, plan)):
+            raise ConfigError(
+                f"{output.uri}: {why}; `--replace` rewrites them, another `output` with the same `work` leaves them"
+            )
     return tasks
 
 
@@ -130,20 +132,21 @@ def finish_shards(plan: Plan, tasks: list[ShardTask]) -> None:
     output.write("shards/sizes.json", json.dumps(sizes, indent=4).encode())
 
 
-def _refuse_to_break_seals(output: Folder, tasks: list[ShardTask], plan: Plan) -> None:
-    """A shard is sealed once a run of this cut, without a limit, has ended. Another cut was let in by `claim`."""
+def broken_seals(output: Folder, tasks: list[ShardTask], plan: Plan) -> str | None:
+    """Which published shards these tasks would change, and why; None where none would. A shard is sealed once a run of this
+    cut, without a limit, has ended. Another cut was let in by `claim`."""
     published = read_json(output, "run.json")
     if published is None or published.get("limit") is not None or published.get("cut") != plan.cut_fingerprint():
-        return
+        return None
     wanted = {task.name: task.digest for task in tasks}
     names = sorted({name for file in output.names("shards") if (name := _shard_of(file))}, key=int)
     broken = [name for name, digest in _digests(output, names).items() if wanted.get(name) != digest]
-    if broken:
-        raise ConfigError(
-            f"{output.uri}: {len(broken):,} of the published shards would change or go, the first is {broken[0]}: "
-            "new rows moved what a rule over all rows keeps (a percentile, a duplicate's keeper), or results were computed "
-            "anew; `--replace` rewrites them, another `output` with the same `work` leaves them"
-        )
+    if not broken:
+        return None
+    return (
+        f"{len(broken):,} of the published shards would change or go, the first is {broken[0]}: new rows moved what a rule "
+        "over all rows keeps (a percentile, a duplicate's keeper), or results were computed anew"
+    )
 
 
 def _shard_of(file: str) -> str | None:

@@ -23,6 +23,11 @@ def claim(output: Folder, plan: Plan, limit: int | None, replace: bool) -> None:
 
     Raises ConfigError where the output holds another input's run, or another cut and `replace` is not set.
     """
+    if (why := replaced(output, plan, limit)) and not replace:
+        raise ConfigError(
+            f"{output.uri}: {why}; `--replace` rewrites what changes; or name another `output` (with the same `work`, nothing "
+            "is downloaded or computed again)"
+        )
     mine = {
         "cut": plan.cut_fingerprint(),
         "limit": limit,
@@ -30,19 +35,26 @@ def claim(output: Folder, plan: Plan, limit: int | None, replace: bool) -> None:
         "work": _inside(plan.config.work, output.uri),
         "config": {**dump(plan.config), "output": ".", "work": _inside(plan.config.work, output.uri)},
     }
-    theirs = read_json(output, "cut.json")
-    if theirs is not None:
-        if (theirs["input"], theirs["work"]) != (mine["input"], mine["work"]):
-            raise ConfigError(
-                f"{output.uri}: holds the run of another input ({theirs['work']}); name another `output`, or remove this one"
-            )
-        published = output.exists("run.json") and theirs["limit"] is None
-        if published and not replace and (theirs["cut"], theirs["limit"]) != (mine["cut"], mine["limit"]):
-            raise ConfigError(
-                f"{output.uri}: its published shards were cut by another config; `--replace` rewrites what changes; or name "
-                "another `output` (with the same `work`, nothing is downloaded or computed again)"
-            )
     output.write("cut.json", json.dumps(mine, indent=1, sort_keys=True).encode())
+
+
+def replaced(output: Folder, plan: Plan, limit: int | None) -> str | None:
+    """Why the published shards of this output are not of this cut, so that a run needs `--replace`; None where it does not.
+
+    Raises ConfigError where the output holds another input's run.
+    """
+    theirs = read_json(output, "cut.json")
+    if theirs is None:
+        return None
+    if (theirs["input"], theirs["work"]) != (plan.intake.name, _inside(plan.config.work, output.uri)):
+        raise ConfigError(
+            f"{output.uri}: holds the run of another input ({theirs['work']}); name another `output`, or remove this one"
+        )
+    if theirs["limit"] is not None or not output.exists("run.json"):
+        return None
+    if theirs["cut"] != plan.cut_fingerprint():
+        return "its published shards were cut by another config"
+    return None if limit is None else "its published shards are of all rows, without --limit"
 
 
 def _inside(work: str, output: str) -> str:

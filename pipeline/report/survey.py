@@ -10,9 +10,10 @@ from pairsift.pipeline.cut import dealt
 from pairsift.pipeline.cut.cut import Cut, Held
 from pairsift.pipeline.ledger.intake import Intake
 from pairsift.pipeline.ledger.layers import Ledger
-from pairsift.pipeline.pack.shards import planned_shards, shards_to_write
+from pairsift.pipeline.ledger.tombstones import held_places
+from pairsift.pipeline.pack.shards import ShardTask, broken_seals, planned_shards, shards_to_write
 from pairsift.pipeline.plan import Plan, Step, make_plan
-from pairsift.pipeline.report.manifest import read_json
+from pairsift.pipeline.report.manifest import read_json, replaced
 from pairsift.stages import schema
 from pairsift.stages.base import ConfigError, Filter, Selector, Source, Stage
 from pairsift.stages.storage import Folder, is_remote
@@ -62,11 +63,13 @@ class Survey:
     output: str
     work: str
     rows: int  # taken in so far
+    tried_again: int  # rows of generations that --retry-failed made, which are no new rows
     generations: int
     units: int
     new_sources: list[Source] = field(default_factory=list)
     steps: list[StepSurvey] = field(default_factory=list)
     shards: ShardSurvey | None = None
+    replaced: str | None = None  # why a run needs --replace, as far as that is known
     report: dict[str, Any] | None = None  # run.json
     free: dict[str, int] = field(default_factory=dict)  # bytes, by folder, where that is known
 
@@ -76,10 +79,14 @@ class Survey:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in ("output", "work", "rows", "generations", "units", "complete")},
+            **{
+                name: getattr(self, name)
+                for name in ("output", "work", "rows", "tried_again", "generations", "units", "complete")
+            },
             "new_sources": [source.model_dump() for source in self.new_sources],
             "steps": [asdict(step) for step in self.steps],
             "shards": asdict(self.shards) if self.shards else None,
+            "replaced": self.replaced,
             "free": self.free,
             "report": self.report,
         }
@@ -94,11 +101,13 @@ def survey(config: Config, limit: int | None = None) -> Survey:
     found = Survey(
         output=config.output,
         work=config.work,
-        rows=sum(g.rows for g in generations),
+        rows=sum(g.rows for g in generations if not g.retry),
+        tried_again=sum(g.rows for g in generations if g.retry),
         generations=len(generations),
         units=sum(g.units for g in generations),
         new_sources=intake.new_sources(),
         steps=[_step(step, plan.config, sum(g.rows for g in generations)) for step in plan.steps],
+        replaced=replaced(Folder(config.output), plan, limit),
         report=read_json(Folder(config.output), "run.json"),
         free={folder: free for folder in (config.work, config.output) if (free := _free(folder)) is not None},
     )
@@ -108,7 +117,10 @@ def survey(config: Config, limit: int | None = None) -> Survey:
             if step.layer:
                 _look_at_layer(found.steps[step.index], step, cut.held(step.layer), waiting.get(step.index, 0), found.report)
         if found.complete and plan.packs:
-            found.shards = _look_at_shards(cut, plan)
+            cut.hold_places(held_places(Folder(config.output), plan.cut_fingerprint()))
+            tasks = planned_shards((fates for fates, _ in cut.fates(plan.config.shards)), plan)
+            found.shards = _look_at_shards(cut, plan, tasks)
+            found.replaced = found.replaced or broken_seals(Folder(config.output), tasks, plan)
     return found
 
 
@@ -142,9 +154,8 @@ def _look_at_layer(found: StepSurvey, step: Step, held: Held, waiting: int, repo
         )
 
 
-def _look_at_shards(cut: Cut, plan: Plan) -> ShardSurvey:
+def _look_at_shards(cut: Cut, plan: Plan, tasks: list[ShardTask]) -> ShardSurvey:
     output = Folder(plan.config.output)
-    tasks = planned_shards((fates for fates, _ in cut.fates(plan.config.shards)), plan)
     todo = shards_to_write(plan, tasks)
     there = {name.removesuffix("_stats.json") for name in output.names("shards") if name.endswith("_stats.json")}
     layer = plan.layer_of(schema.IMAGE_LENGTH.name)

@@ -33,6 +33,7 @@ def test_places_of_rows_in_a_layer_that_lacks_some() -> None:
         (np.array([2, 3]), alive, [None, 0, None]),
         (np.array([0, 1, 4]), everything, [0, 1, None, None, 2]),
         (everything[:0], alive, [None, None, None]),
+        (np.array([1, 2, 3, 3, 4]), np.arange(1, 5), [0, 1, 2, 4]),  # as many as there are places, and one is there twice
     ]:
         found, lacks = places(held, there, 5)
         assert found is not None

@@ -9,6 +9,7 @@ import pytest
 
 import pairsift
 from pairsift.pipeline.ledger.retry import Retries
+from pairsift.pipeline.report.survey import output_config, survey
 from pairsift.stages.base import ConfigError
 
 CAPTIONS = ["one", "two", "three", "three", "gone", "five", "six", "seven"]
@@ -53,6 +54,8 @@ def test_only_what_may_have_passed_is_tried_again(go: Callable[..., Any]) -> Non
     third = go(retry_failed=True)
     assert third.report["rows_computed"] == {"pairsift_toys.flaky": 1}
     assert third.report["kept"] == 7
+    planned = survey(output_config(third.config.output))
+    assert (planned.rows, planned.tried_again) == (len(CAPTIONS), 3)
     fourth = go(retry_failed=True)
     assert fourth.report["rows_computed"] == {"pairsift_toys.flaky": 0}
     assert said(fourth) == said(third)

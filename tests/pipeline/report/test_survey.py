@@ -11,6 +11,7 @@ from pairsift.pipeline.config import load_config
 from pairsift.pipeline.cut import dealt
 from pairsift.pipeline.report.survey import survey
 from pairsift.pipeline.run import Options, run
+from pairsift.stages.base import ConfigError
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_what_a_looser_rule_will_cost(make: Callable[..., Any]) -> None:
     assert download.seconds_waiting is not None
     assert download.why == "rows that came alive or were not reached"
     assert found.shards is None, "not known before the rows are"
-    assert any(line.startswith("to compute: 2 rows at download, about 0.0 GB of images") for line in forecast(found))
+    assert any(line.startswith("to compute: 2 rows at download, about 0.0 MB of images") for line in forecast(found))
 
 
 def test_what_packing_would_do(make: Callable[..., Any], tmp_path: Path) -> None:
@@ -54,7 +55,40 @@ def test_what_packing_would_do(make: Callable[..., Any], tmp_path: Path) -> None
     assert whole is not None
     assert (whole.to_write, whole.to_remove) == (1, 2)
     assert 0.5 < whole.bytes_to_write / sizes < 2
-    assert "shards: 1, of which 0 are there; 1 to write, 0.0 GB, 2 to remove" in forecast(survey(make("true", rows=9)))
+    told = forecast(survey(make("true", rows=9)))
+    assert f"shards: 1, of which 0 are there; 1 to write, {whole.bytes_to_write / 1e6:.1f} MB, 2 to remove" in told
+
+
+def test_whether_a_run_needs_replace(make: Callable[..., Any]) -> None:
+    """It says what the run would say, before the run does."""
+    assert survey(make("true")).replaced is None
+    run(make("ordinal < 4"), Options(runner="local", limit=3))
+    assert survey(make("true")).replaced is None, "with --limit nothing is published"
+    run(make("ordinal < 4"), Options(runner="local"))
+    assert survey(make("ordinal < 4")).replaced is None
+    assert survey(make("ordinal < 4"), limit=2).replaced == "its published shards are of all rows, without --limit"
+    found = survey(make("ordinal < 6"))
+    assert found.replaced == "its published shards were cut by another config"
+    assert f"a run is refused without --replace: {found.replaced}" in forecast(found)
+    with pytest.raises(ConfigError, match=found.replaced):
+        run(make("ordinal < 6"), Options(runner="local"))
+
+
+def test_a_percentile_that_new_rows_move_needs_replace(listing: Callable[..., Any], web: Any, tmp_path: Path) -> None:
+    def config(*scores: float, file: str) -> Any:
+        rows = [{"url": web.url("coffee.jpg") + f"?{score}", "caption": "c", "score": score} for score in scores]
+        source = {**listing(rows, name=file), "path": str(tmp_path / "*.parquet")}
+        download = {"use": "download", "image_size": 64, "allow_private_addresses": True, "retries": 0}
+        best = {"use": "select.top_fraction", "by": "source_score", "fraction": 0.4, "frozen": False}
+        return load_config({"input": source, "output": str(tmp_path / "out"), "stages": [download, best]})
+
+    run(config(0.1, 0.2, 0.3, 0.4, file="a.parquet"), Options(runner="local"))
+    second = config(0.8, 0.9, 0.95, file="b.parquet")
+    with pytest.raises(ConfigError, match="1 of the published shards would change"):
+        run(second, Options(runner="local"))
+    found = survey(second)
+    assert found.replaced is not None
+    assert found.replaced.startswith("1 of the published shards would change or go, the first is 00000: new rows moved")
 
 
 def test_a_stage_that_never_ran(make: Callable[..., Any]) -> None:

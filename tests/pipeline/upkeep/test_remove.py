@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pairsift.pipeline.report.survey import output_config, survey
 from pairsift.pipeline.upkeep.check import check
 from pairsift.pipeline.upkeep.remove import Removal, remove
 from pairsift.pipeline.upkeep.why import why
@@ -72,6 +73,9 @@ def test_a_sample_is_taken_down(kind: str, output: Path, run: Callable[..., Any]
     changed = {name for name, hash_ in published(output).items() if hashes[name] != hash_}
     assert changed == {"00001.tar", "00001.parquet", "00001_stats.json", "sizes.json", "fates.parquet"}
     assert problems(output) == []
+    planned = survey(output_config(str(output)))
+    assert planned.shards is not None
+    assert (planned.shards.to_write, planned.shards.to_remove, planned.replaced) == (0, 0, None), "a run will do nothing"
     assert json.loads((output / "run.json").read_text())["counts"]["removed"] == 1
     hashes = published(output)
     web.requests.clear()
