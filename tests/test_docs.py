@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -61,6 +62,24 @@ def test_fields_of_run_json(tmp_path: Path) -> None:
     }
     report = run(load_config(config), Options(runner="local")).report
     assert first_column("run") == list(report)
+
+
+def test_the_queries_run_as_they_stand(tmp_path: Path, web: Any) -> None:
+    urls = [web.url("coffee.jpg"), web.url("gone.jpg"), "https://example.com/1.jpg"]
+    pq.write_table(pa.table({"url": urls, "caption": ["one", "two", "three"]}), tmp_path / "urls.parquet")
+    stages = [
+        {"use": "filter.where", "keep": "ordinal < 2"},
+        {"use": "download", "allow_private_addresses": True, "retries": 0},
+    ]
+    source = {"use": "read.urls", "path": str(tmp_path / "urls.parquet")}
+    run(load_config({"input": source, "output": str(tmp_path / "out"), "stages": stages}), Options(runner="local"))
+    queries = re.findall(r"```sql\n(.*?)```", FORMATS.read_text(encoding="utf-8"), re.DOTALL)
+    with duckdb.connect() as con:
+        asked = [query.replace("OUTPUT", f"{tmp_path}/out").replace("WORK", f"{tmp_path}/out/work") for query in queries]
+        fate, rule, layer = [con.execute(query).fetchall() for query in asked]
+        assert fate == [("000000002", "rejected", None, None, "ordinal < 2", 2.0, None, None)]
+        assert rule == [("ordinal < 2", 1, 2.0, 2.0, 2.0)]
+        assert layer == [(urls[0], "success", 600, 400)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -156,6 +156,18 @@ def test_the_sdist_holds_what_a_build_needs(built: Built) -> None:
     assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "pyproject.toml", "src/pairsift/py.typed"} <= built.sdist
 
 
+def test_the_image_is_made_of_what_it_is_let_see(built: Built) -> None:
+    """No engine for containers runs here: a file that is not copied, or that the builder is not given, is seen by nobody."""
+    lines = (ROOT / "docker" / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]}
+    let_in = {line[1:] for line in (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+    licences = {name.rpartition("/")[2] for name in built.wheel if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "NOTICE"}
+    assert licences <= copied
+
+
 def test_constraints_pin_every_dependency(built: Built) -> None:
     pinned = {_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"}
     wanted = {_name(text) for text in built.metadata.get_all("Requires-Dist", [])}

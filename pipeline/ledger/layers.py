@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pairsift.pipeline.ledger.parquet import parquet_options
 from pairsift.pipeline.ledger.ranges import References, read_into
 from pairsift.pipeline.ledger.tar import TarWriter
 from pairsift.stages import schema
@@ -230,7 +231,7 @@ def _encoded(table: pa.Table) -> bytes:
     sink = BytesIO()
     # Without Arrow's own types, which the layer knows: by them, Arrow before 26 could not read a null embedding. Without
     # dictionaries, of which most columns are too varied: vectors are written in half the time, and read in a third.
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False, store_schema=False, write_page_checksum=True)
+    pq.write_table(table, sink, store_schema=False, **parquet_options(table.schema))
     return sink.getvalue()
 
 

@@ -21,6 +21,7 @@ from pairsift.pipeline.ledger.intake import Generation, Intake, unit_rows
 from pairsift.pipeline.ledger.layers import Layer, Ledger, Numbers
 from pairsift.pipeline.ledger.records import read_table
 from pairsift.pipeline.plan import Plan
+from pairsift.stages.storage import Folder
 
 _SCHEMA = pa.schema([pa.field("ordinal", pa.int64()), pa.field("original", pa.int64()), pa.field("layer", pa.string())])
 
@@ -68,7 +69,7 @@ class Retries:
 def read_retries(ledger: Ledger, generations: list[Generation], plan: Plan, rows: int) -> Retries:
     """What the generations repeat, of the first `rows` rows."""
     steps = {step.layer.name: step.index for step in plan.steps if step.layer}
-    tables = [read_table(ledger.work, _path(g.number)) for g in generations if g.retry]
+    tables = [_read(ledger.work, g.number) for g in generations if g.retry]
     table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
     ordinals = table["ordinal"].to_numpy()
     here = ordinals < rows
@@ -112,6 +113,14 @@ def take_in_again(intake: Intake, ledger: Ledger, layer: Layer, failed: pa.Table
             sources=(),
         )
     )
+
+
+def _read(work: Folder, generation: int) -> pa.Table:
+    try:
+        return read_table(work, _path(generation))
+    except FileNotFoundError as error:
+        path = work.path(_path(generation))
+        raise OSError(f"{path}: is missing, and nothing can make it again; put it back from a copy") from error
 
 
 def _path(generation: int) -> str:

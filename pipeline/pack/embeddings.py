@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pairsift.pipeline.ledger.parquet import parquet_options
 from pairsift.pipeline.plan import EMBEDDINGS
 from pairsift.stages.storage import Folder
 
@@ -63,8 +64,7 @@ def write(output: Folder, columns: Iterable[str], shard: str, samples: pa.Table,
         output.write(place.file(shard), _npy(samples[place.column]))
     public = pa.table([rows["key"], *rows.columns], names=["image_path", *rows.column_names])
     sink = BytesIO()
-    group = max(1, len(public))
-    pq.write_table(public, sink, compression="zstd", use_dictionary=False, row_group_size=group, write_page_checksum=True)
+    pq.write_table(public, sink, row_group_size=max(1, len(public)), **parquet_options(public.schema))
     for model in _models(found):
         output.write(metadata_file(model, shard), sink.getvalue())
 

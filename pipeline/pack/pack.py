@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pairsift.pipeline.ledger import tar
 from pairsift.pipeline.ledger.intake import read_generations
 from pairsift.pipeline.ledger.layers import Ledger
+from pairsift.pipeline.ledger.parquet import parquet_options
 from pairsift.pipeline.ledger.ranges import References
 from pairsift.pipeline.pack import embeddings, spread
 from pairsift.pipeline.pack.places import shard_keys
@@ -69,8 +70,7 @@ class Packer:
         _write_tar(output, f"shards/{task.name}.tar", ledger, samples.drop_columns([*vectors]))
         public = table.select(packed)
         sink = BytesIO()
-        group = max(1, len(public))
-        pq.write_table(public, sink, compression="zstd", use_dictionary=False, row_group_size=group, write_page_checksum=True)
+        pq.write_table(public, sink, row_group_size=max(1, len(public)), **parquet_options(public.schema))
         output.write(f"shards/{task.name}.parquet", sink.getvalue())
         if vectors:
             embeddings.write(output, vectors, task.name, samples, samples.select(packed))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pairsift.pipeline.ledger.parquet import parquet_options
 from pairsift.pipeline.ledger.ranges import Numbers
 from pairsift.pipeline.plan import Plan
 from pairsift.stages import sql
@@ -136,7 +137,5 @@ def _write(output: Folder, name: str, groups: Iterable[pa.Table]) -> None:
     writer = None
     with output.create(name) as file, ExitStack() as stack:
         for group in groups:
-            writer = writer or stack.enter_context(
-                pq.ParquetWriter(file, group.schema, compression="zstd", use_dictionary=False)
-            )
+            writer = writer or stack.enter_context(pq.ParquetWriter(file, group.schema, **parquet_options(group.schema)))
             writer.write_table(group)

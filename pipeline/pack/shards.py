@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pairsift.pipeline.control.machine import give_back
 from pairsift.pipeline.cut.fate_table import FATES
+from pairsift.pipeline.ledger.parquet import parquet_options
 from pairsift.pipeline.ledger.ranges import Numbers
 from pairsift.pipeline.pack import embeddings
 from pairsift.pipeline.pack.rows import KEPT, REASONS, packed_columns
@@ -90,8 +91,7 @@ def write_fates(output: Folder, batches: Iterable[pa.RecordBatch], plan: Plan, *
     """
     members = _Members(_digest_start(plan))
     with output.create("fates.parquet") as file:
-        options = {"compression": "zstd", "use_dictionary": _FEW_VALUES, "write_page_checksum": True}
-        with pq.ParquetWriter(file, FATES, **options) as writer:
+        with pq.ParquetWriter(file, FATES, **parquet_options(FATES, _FEW_VALUES)) as writer:
             for batch in _regular(batches):
                 writer.write_table(batch)
                 members.add(batch)

@@ -22,6 +22,7 @@ from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.report.progress import Silent
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.check_embeddings import with_embeddings
+from pairsift.pipeline.upkeep.check_records import look_at_places, look_at_records
 from pairsift.pipeline.upkeep.check_shards import Expected, ShardCheck, uid_sum
 from pairsift.pipeline.upkeep.check_work import UnitCheck, read_all_generations, unit_checks
 from pairsift.pipeline.upkeep.problems import Findings, Problem, reason, spread
@@ -117,7 +118,9 @@ def _look(path: str, found: Findings, tasks: _Tasks) -> None:
 
 
 def _look_at_work(work: Folder, found: Findings, tasks: _Tasks) -> None:
-    tasks.units += unit_checks(work, read_all_generations(work, found), found)
+    generations = read_all_generations(work, found)
+    if look_at_records(work, generations, found):
+        tasks.units += unit_checks(work, generations, found)
 
 
 def _shards_in(names: set[str]) -> list[str]:
@@ -135,11 +138,12 @@ def _look_at_output(output: Folder, names: set[str], found: Findings, tasks: _Ta
     work = _work_of(output, cut)
     expected = None
     if "fates.parquet" in names:
-        retried = work is not None and bool(Folder(work).names("retries"))
+        retried = work is not None and any(g.retry for g in read_all_generations(Folder(work), Findings()))
         expected = _fates(output, run, found, without_gaps=not retried)
     elif "run.json" in names:
         found.add(output.path("fates.parquet"), "is missing", _AGAIN)
     shards = output / "shards"
+    look_at_places(output, found)
     there = _shards_in(set(shards.names()))
     if expected is not None:
         missing = sorted(expected.keys() - set(there))

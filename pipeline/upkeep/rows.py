@@ -51,6 +51,12 @@ class Rows:
             raise OSError(f"{self.ledger.work.uri}: no generation holds row {ordinal}; `pairsift check` says what to do")
         return found
 
+    def first_ordinal(self, ordinal: int) -> int:
+        """That which a row had before it was tried again."""
+        while ordinal in self._originals:
+            ordinal = self._originals[ordinal]
+        return ordinal
+
     def in_layer(self, layer: Layer, ordinal: int) -> Row | None:
         """The row as a layer has it, or None. Of a row that was tried again, earlier layers have the original."""
         wanted: int | None = ordinal

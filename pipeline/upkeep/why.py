@@ -88,7 +88,7 @@ class _Teller:
             key=came_in["key"],
             uid=came_in["uid"],
             generation=generation.number,
-            sources=[source.uri for source in generation.sources],
+            sources=[source.uri for source in self._rows.generation_of(self._rows.first_ordinal(ordinal)).sources],
             came_in={name: value for name, value in came_in.items() if name not in {*_NOT_TOLD, "key", "uid"}},
             steps=steps,
             verdict=self._verdict(fate, came_in) if fate else end,

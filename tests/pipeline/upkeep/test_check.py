@@ -14,6 +14,8 @@ import pytest
 
 from pairsift.pipeline.control.lock import hold
 from pairsift.pipeline.upkeep.check import Checked, check, fix
+from pairsift.pipeline.upkeep.clean import clean
+from pairsift.pipeline.upkeep.remove import remove
 from pairsift.pipeline.upkeep.why import why
 from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder
@@ -285,3 +287,31 @@ def test_nothing_is_removed_while_a_run_is_at_work(output: Path) -> None:
     with hold(Folder(str(output / "work"))), pytest.raises(ConfigError, match="in use"):
         fix(str(output / "shards"), found)
     assert (output / "shards" / "00001.tar").exists()
+
+
+@pytest.mark.parametrize("record", ["work/tombstones/00000.parquet", "work/freed/*/00000.parquet", "removed.json"])
+def test_records_that_are_damaged(record: str, output: Path) -> None:
+    remove(str(output), [("key", "000000007")], yes=True)
+    clean([str(output)], yes=True, rejects=True)
+    assert look(output).problems == []
+    [path] = output.glob(record)
+    emptied(path)
+    [problem] = look(output).problems
+    assert (problem.where, problem.what, problem.remove) == (str(path), "is damaged", ())
+
+
+def test_a_record_of_retries_that_is_damaged_or_gone(
+    output: Path, run: Callable[..., Any], web: Any, config: dict[str, Any]
+) -> None:
+    config["stages"] = [{"use": "download", "allow_private_addresses": True, "retries": 0, "timeout": 0.4}]
+    web.delay = 1.0
+    run(replace=True, guard={"max_failed": 1})
+    web.delay = 0.0
+    run(retry_failed=True)
+    path = output / "work" / "retries" / "00001.parquet"
+    emptied(path)
+    assert [(problem.where, problem.what) for problem in look(output).problems] == [(str(path), "is damaged")]
+    path.unlink()
+    assert [(problem.where, problem.what) for problem in look(output).problems] == [(str(path), "is missing")]
+    with pytest.raises(OSError, match=r"00001\.parquet: is missing, and nothing can make it again; put it back from a copy"):
+        run()

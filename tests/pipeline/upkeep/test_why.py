@@ -62,6 +62,17 @@ def test_a_duplicate(output: Path, web: Any) -> None:
     assert second.steps[1].text == f"a duplicate of 000000000 ({first.came_in['url']}, in shard 00000)"
 
 
+def test_a_row_that_was_tried_again(output: Path, run: Callable[..., Any], config: dict[str, Any], web: Any) -> None:
+    config["stages"] = [{"use": "download", "allow_private_addresses": True, "retries": 0, "timeout": 0.4}]
+    web.delay = 1.0
+    run(replace=True, guard={"max_failed": 1})
+    web.delay = 0.0
+    run(retry_failed=True)
+    story = only(output, "000000001")
+    assert (story.generation, story.sources) == (1, [config["input"]["path"]])
+    assert story.verdict.startswith("kept:")
+
+
 def test_before_the_run_has_ended(config: dict[str, Any], tmp_path: Path, web: Any) -> None:
     """The first unit is there, whole; of the others, the input only."""
     from pairsift.pipeline.config import load_config
