@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -52,6 +52,10 @@ class Options:
     limit: int | None = None  # only the first so many input rows
     replace: bool = False  # rewrite published shards
     retry_failed: bool = False  # take rows in again that failed for a reason that may have passed
+
+    def of_the_next_output(self) -> "Options":
+        """For another output of one work folder, whose rows have been tried again by then."""
+        return replace(self, retry_failed=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import sys
 import types
 import typing
@@ -56,9 +57,12 @@ def _seconds(text: str) -> float:
     if unit.isdigit():
         number, unit = text, "s"
     try:
-        return float(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+        seconds = float(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
     except (KeyError, ValueError):
-        raise typer.BadParameter(f"{text!r}: write it as 90s, 30m, 12h or 2d") from None
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise typer.BadParameter(f"{text!r}: write it as 90s, 30m, 12h or 2d")
+    return seconds
 
 
 @app.command()
@@ -97,6 +101,7 @@ def _finish(config: Config, options: Options, as_json: bool, max_seconds: float 
     try:
         for one in configs_of(config):
             outcomes[one.output] = outcome = run_config(one, options, OnTerminal(), stop)
+            options = options.of_the_next_output()
             if not as_json:
                 show.funnel(console, outcome.funnel)
                 show.where(console, outcome)

@@ -53,8 +53,10 @@ def run(
         GuardError: nearly nothing comes through; see `guard` in the config.
     """
     loaded = config if isinstance(config, Config) else load_config(config, overrides)
+    options = Options(runner, ray_address, limit, replace, retry_failed)
     for one in configs_of(loaded):
-        _run(one, Options(runner, ray_address, limit, replace, retry_failed), stop=stop)
+        _run(one, options, stop=stop)
+        options = options.of_the_next_output()
     return Results(loaded)
 
 

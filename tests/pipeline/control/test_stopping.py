@@ -116,8 +116,9 @@ def test_max_time_stops_cleanly(tmp_path: Path, slow: Callable[..., Path]) -> No
     finishes(tmp_path, config)
 
 
-def test_a_wrong_max_time_is_told(tmp_path: Path, slow: Callable[..., Path]) -> None:
-    done = subprocess.run([*COMMAND, str(slow()), "--max-time", "soon"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("time", ["soon", "-5s", "infm", "nan"])
+def test_a_wrong_max_time_is_told(slow: Callable[..., Path], time: str) -> None:
+    done = subprocess.run([*COMMAND, str(slow()), f"--max-time={time}"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "write it as 90s, 30m, 12h or 2d" in " ".join(done.stderr.replace("│", "").split())
 

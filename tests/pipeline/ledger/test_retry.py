@@ -21,7 +21,9 @@ def go(tmp_path: Path, captions: Callable[..., dict[str, Any]]) -> Callable[...,
     source = captions(list(CAPTIONS), unit_rows=3)
     down = tmp_path / "down.txt"
 
-    def run(*unreachable: str, stages: list[dict[str, Any]] | None = None, **options: Any) -> Any:
+    def run(
+        *unreachable: str, stages: list[dict[str, Any]] | None = None, outputs: dict[str, str] | None = None, **options: Any
+    ) -> Any:
         down.write_text("\n".join(unreachable))
         flaky = {"use": "pairsift_toys.flaky", "down": str(down)}
         config = {
@@ -29,6 +31,7 @@ def go(tmp_path: Path, captions: Callable[..., dict[str, Any]]) -> Callable[...,
             "output": str(tmp_path / "out"),
             "stages": [flaky if stage.get("use") == "flaky" else stage for stage in stages or [{"use": "flaky"}]],
             "shards": {"rows": 2},
+            "outputs": outputs or {},
         }
         return pairsift.run(config, runner="local", **options)
 
@@ -37,6 +40,16 @@ def go(tmp_path: Path, captions: Callable[..., dict[str, Any]]) -> Callable[...,
 
 def said(results: Any) -> list[tuple[str, str | None]]:
     return [(row["key"], row["code"] or row["status"]) for row in results.fates().to_pylist()]
+
+
+def test_once_for_all_outputs(go: Callable[..., Any]) -> None:
+    """Each of them would else ask the servers again for what the one before has just had no luck with."""
+    outputs = {"few": "ordinal < 3", "many": "ordinal >= 3"}
+    go("two", "six", outputs=outputs)
+    results = go("two", "six", outputs=outputs, retry_failed=True)
+    tried = [one.report["rows_computed"]["pairsift_toys.flaky"] for one in results.outputs.values()]
+    assert tried == [2, 0]
+    assert [one.report["rows"] for one in results.outputs.values()] == [len(CAPTIONS)] * 2
 
 
 def test_only_what_may_have_passed_is_tried_again(go: Callable[..., Any]) -> None:
