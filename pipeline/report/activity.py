@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pairsift.pipeline.control.lock import holder
+from pairsift.pipeline.control.stopping import Interrupted
 from pairsift.pipeline.report.log import last_log
 from pairsift.stages.storage import Folder
 
@@ -43,7 +44,8 @@ class Activity:
         if self.state == "running":
             return f"running: {who}{at}"
         how = f"was stopped ({self.reason})" if self.state == "stopped" else "was killed"
-        return f"the last run {how}: {who}{at}; run the same command again to go on"
+        first = "" if self.reason is None or self.reason.startswith(Interrupted.__name__) else "see to that, then "
+        return f"the last run {how}: {who}{at}; {first}run the same command again to go on"
 
 
 def activity(output: Folder) -> Activity:

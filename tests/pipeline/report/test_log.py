@@ -61,6 +61,9 @@ def test_what_stopped_a_run_is_in_its_log(tmp_path: Path) -> None:
     assert last_log(output)[-1]["by"] == "RuntimeError: no more"
     found = activity(output)
     assert (found.state, found.reason, found.phase) == ("stopped", "RuntimeError: no more", "download")
+    assert found.sentence().endswith("; see to that, then run the same command again to go on")
+    found.reason = "Interrupted: SIGTERM"
+    assert found.sentence().endswith("rows; run the same command again to go on")
 
 
 def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path) -> None:
