@@ -1,6 +1,7 @@
 """`use: download`: URLs in, encoded images out."""
 
 import math
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -179,8 +180,9 @@ class Download(ImageOptions, MannersOptions, Stage):
         try:
             yield worker
         finally:
-            network.call(cancel_all())
-            network.call(session.close())
+            if not sys.is_finalizing():  # see network_loop
+                network.call(cancel_all())
+                network.call(session.close())
 
     async def _start(self, decoders: ThreadPoolExecutor) -> tuple[aiohttp.ClientSession, Worker]:
         reachable = self.allow_private_addresses if self.proxy is None else True  # the proxy, wherever the user has it

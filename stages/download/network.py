@@ -1,6 +1,7 @@
 """An asyncio loop in a thread of its own, so that the network is never kept waiting by the loop of whoever calls."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ def network_loop(resolver_threads: int) -> Iterator[NetworkLoop]:
 
     `resolver_threads`: how many DNS look-ups may block at a time. They are the loop's default executor. One that hangs is not
     waited for.
+
+    Where Python itself ends before the context, as in a worker of Ray, nothing is done: threads stand still by then, and to
+    wait for them would be for ever.
     """
     loop = asyncio.new_event_loop()
     resolvers = ThreadPoolExecutor(resolver_threads, thread_name_prefix="pairsift-dns")
@@ -39,12 +43,13 @@ def network_loop(resolver_threads: int) -> Iterator[NetworkLoop]:
     try:
         yield NetworkLoop(loop)
     finally:
-        asyncio.run_coroutine_threadsafe(cancel_all(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        resolvers.shutdown(wait=False, cancel_futures=True)
-        loop.close()
+        if not sys.is_finalizing():
+            asyncio.run_coroutine_threadsafe(cancel_all(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            resolvers.shutdown(wait=False, cancel_futures=True)
+            loop.close()
 
 
 async def cancel_all() -> None:

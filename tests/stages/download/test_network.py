@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -46,3 +48,16 @@ def test_what_is_unfinished_at_the_end_is_cancelled() -> None:
         network.call(start())
     assert fate == ["started", "cancelled"]
     assert not [thread for thread in threading.enumerate() if thread.name == "pairsift-network"]
+
+
+def test_a_process_that_ends_with_a_download_open_does_end() -> None:
+    """As a worker of Ray does, whose stages are open for good."""
+    script = """
+from contextlib import ExitStack
+from pairsift.stages.download import Download
+
+stack = ExitStack()
+stack.enter_context(Download(use="download", allow_private_addresses=True).open())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False, timeout=30)
+    assert ended.returncode == 0
