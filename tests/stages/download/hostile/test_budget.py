@@ -42,7 +42,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     except (OSError, asyncio.IncompleteReadError):
         pass
     finally:
-        writer.close()
+        writer.transport.abort()
 
 
 @contextmanager
@@ -61,6 +61,7 @@ def bodies() -> Iterator[str]:
         for task in asyncio.all_tasks(loop):
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        loop.run_until_complete(asyncio.sleep(0))  # transports let go of their sockets in the loop's next round
         loop.close()
 
 
