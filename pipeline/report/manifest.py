@@ -15,7 +15,7 @@ from pairsift.pipeline.workers.reports import StageReport, UnitReport
 from pairsift.stages.base import ConfigError, Stage
 from pairsift.stages.storage import Folder
 
-_PACKAGES = ("pairsift", "pyarrow", "duckdb", "ray", "torch", "transformers", "opencv-python-headless", "aiohttp")
+_PACKAGES = ("pairsift", "pyarrow", "duckdb", "ray", "torch", "transformers", "opencv-python-headless", "httptools")
 
 
 def claim(output: Folder, plan: Plan, limit: int | None, replace: bool) -> None:

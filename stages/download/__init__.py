@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, ClassVar, Literal
 
-import aiohttp
 import pyarrow as pa
 from pydantic import Field, field_validator
 
@@ -17,13 +16,13 @@ from pairsift.stages.download import robots
 from pairsift.stages.download.addresses import AddressRule
 from pairsift.stages.download.blocklists import Blocklists
 from pairsift.stages.download.body import Limits
+from pairsift.stages.download.client import Client
 from pairsift.stages.download.collecting import rare_collections
 from pairsift.stages.download.decoding import DecodePool
 from pairsift.stages.download.engine_check import check_img2dataset
 from pairsift.stages.download.fetch import Fetcher
 from pairsift.stages.download.manners import CONTACT_LINE, Manners, MannersOptions, Surroundings
 from pairsift.stages.download.network import NetworkLoop, cancel_all, network_loop
-from pairsift.stages.download.session import open_session
 from pairsift.stages.download.wanted import HashName, wanted_of
 from pairsift.stages.download.worker import RowOptions, Worker
 from pairsift.stages.pixels.options import ImageOptions
@@ -45,7 +44,7 @@ class Download(ImageOptions, MannersOptions, Stage):
     (JSON, null where it cannot be read) and `sha256` or what else `compute_hash` names.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     batch_rows: ClassVar[int] = 1_000_000  # the whole unit: between two batches the network would run dry
 
     engine: Literal["pairsift", "img2dataset"] = Field(
@@ -176,17 +175,17 @@ class Download(ImageOptions, MannersOptions, Stage):
 
     @contextmanager
     def _worker(self, network: NetworkLoop, decoders: ThreadPoolExecutor) -> Iterator[Worker]:
-        session, worker = network.call(self._start(decoders))
+        client, worker = network.call(self._start(decoders))
         try:
             yield worker
         finally:
             if not sys.is_finalizing():  # see network_loop
                 network.call(cancel_all())
-                network.call(session.close())
+                network.call(client.close())
 
-    async def _start(self, decoders: ThreadPoolExecutor) -> tuple[aiohttp.ClientSession, Worker]:
+    async def _start(self, decoders: ThreadPoolExecutor) -> tuple[Client, Worker]:
         reachable = self.allow_private_addresses if self.proxy is None else True  # the proxy, wherever the user has it
-        session = open_session(self.user_agent(), self.connections, reachable, self.proxy)
+        client = Client(self.user_agent(), self.connections, AddressRule(reachable), proxy=self.proxy)
         limits = Limits(self.timeout, self.max_bytes, self.max_redirects, self.min_rate)
         columns = pa.schema([*self.writes(), schema.FAILURE, schema.FAILURE_DETAIL])
         blocklists = Blocklists(self.blocklists)
@@ -198,14 +197,14 @@ class Download(ImageOptions, MannersOptions, Stage):
             self.verify_hash and self.verify_hash[1],
             blocklists if blocklists.of_content else None,
         )
-        fetcher = Fetcher(session, limits)
+        fetcher = Fetcher(client, limits)
         pool = DecodePool(decoders, self._threads())
-        return session, Worker(fetcher, self._manners(session, blocklists), pool, columns, options)
+        return client, Worker(fetcher, self._manners(client, blocklists), pool, columns, options)
 
-    def _manners(self, session: aiohttp.ClientSession, blocklists: Blocklists) -> Manners:
+    def _manners(self, client: Client, blocklists: Blocklists) -> Manners:
         workers = self.resources.workers
         around = Surroundings(
-            fetcher=Fetcher(session, Limits(min(self.timeout, robots.SECONDS), robots.MAX_BYTES, robots.MAX_REDIRECTS)),
+            fetcher=Fetcher(client, Limits(min(self.timeout, robots.SECONDS), robots.MAX_BYTES, robots.MAX_REDIRECTS)),
             connections=self.connections,
             inflight_bytes=self.inflight_bytes,
             workers=1 if workers is None else workers if isinstance(workers, int) else workers[1],

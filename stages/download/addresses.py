@@ -6,14 +6,17 @@ resolve, and every socket once more as it is made, whatever spelling of an addre
 `::ffff:10.0.0.1`, a public name that resolves to a private address, a redirect to any of these).
 """
 
+import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
-
+AddressInfo = tuple[Any, ...]  # family, type, protocol, canonical name, address: as getaddrinfo gives them
+LookUp = Callable[[str, int], Awaitable[list[AddressInfo]]]
+_Host = tuple[str, int]
+_MAX_HOSTS = 10_000
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 
@@ -63,33 +66,78 @@ class AddressRule:
         return any(ip in network for network in self._networks)
 
     def socket(self, address_info: tuple[Any, ...]) -> socket.socket:
-        """A socket for an address that `getaddrinfo` gave: aiohttp's `socket_factory`. Raises PrivateAddressError."""
+        """A socket for an address that `getaddrinfo` gave: Raises PrivateAddressError."""
         family, kind, protocol, _, address = address_info
         if not self.allows(address[0]):
             raise PrivateAddressError(f"{address[0]} is not a public address")
         return socket.socket(family, kind, protocol)
 
 
-class Resolver(AbstractResolver):
-    """The system's resolver (getaddrinfo in the loop's default executor), less the addresses that may not be used.
+class Resolver:
+    """The system's resolver (getaddrinfo in the loop's default executor), less the addresses that may not be used; it remembers
+    what it has found.
 
-    `system`: another resolver to ask in its place.
+    Lives on one loop. `system`: what to ask in getaddrinfo's place, by host and port. `fresh_seconds`: for how long an answer
+    holds; a list of URLs asks for the same hosts again and again.
     """
 
-    def __init__(self, rule: AddressRule, system: AbstractResolver | None = None) -> None:
-        self._system = ThreadedResolver() if system is None else system
+    def __init__(self, rule: AddressRule, system: LookUp | None = None, fresh_seconds: float = 300) -> None:
         self._rule = rule
+        self._system = system or _system
+        self._fresh_seconds = fresh_seconds
+        self._known: OrderedDict[_Host, tuple[float, list[AddressInfo]]] = OrderedDict()  # with until when, on the loop's clock
+        self._asked: dict[_Host, asyncio.Task[list[AddressInfo]]] = {}
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Raises PrivateAddressError where a name has addresses but none that may be used; OSError where it has none."""
+    async def resolve(self, host: str, port: int) -> list[AddressInfo]:
+        """At least one address. Raises PrivateAddressError where there are addresses but none that may be used; gaierror where
+        there is none."""
+        if is_ip_address(host):
+            return self._usable(host, [_info(host, port)])
+        key = (host, port)
+        until, found = self._known.get(key, (0.0, []))
+        if until > asyncio.get_running_loop().time():
+            return found
+        if key not in self._asked:
+            self._asked[key] = asyncio.ensure_future(self._look_up(key))
+            self._asked[key].add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # who asked may be gone
+        return await asyncio.shield(self._asked[key])
+
+    async def _look_up(self, key: _Host) -> list[AddressInfo]:
         try:
-            found = await self._system.resolve(host, port, family)
+            found = self._usable(key[0], await self._system(*key))
         except UnicodeError as error:  # a label of 64 bytes or more: no DNS query can carry it
-            raise socket.gaierror(socket.EAI_NONAME, f"{host[:100]!r} is no valid host name") from error
-        usable = [result for result in found if self._rule.allows(result["host"])]
-        if found and not usable:
-            raise PrivateAddressError(f"{host} resolves to {found[0]['host']}")
+            raise socket.gaierror(socket.EAI_NONAME, f"{key[0][:100]!r} is no valid host name") from error
+        finally:
+            del self._asked[key]
+        self._known.pop(key, None)
+        self._known[key] = asyncio.get_running_loop().time() + self._fresh_seconds, found
+        while len(self._known) > _MAX_HOSTS:
+            self._known.popitem(last=False)
+        return found
+
+    def _usable(self, host: str, found: list[AddressInfo]) -> list[AddressInfo]:
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address")
+        usable = [info for info in found if self._rule.allows(info[4][0])]
+        if not usable:
+            raise PrivateAddressError(f"{host} resolves to {found[0][4][0]}")
         return usable
 
-    async def close(self) -> None:
-        await self._system.close()
+
+async def _system(host: str, port: int) -> list[AddressInfo]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+
+def _info(address: str, port: int) -> AddressInfo:
+    if ":" in address:
+        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether a host is an IP address and no name. One with a zone (IPv6) counts as a name: only the system knows zones."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return "%" not in host

@@ -3,19 +3,20 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
-import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from pairsift.stages.download.client import Answer
+from pairsift.stages.download.coding import Inflated, Pieces, coding_of
+from pairsift.stages.download.connection import Connection, Head
 from pairsift.stages.download.deadline import Deadline
-from pairsift.stages.download.errors import FetchError, failure_of_parser, one_line
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.slots import SLOT_BYTES
 from pairsift.stages.fates import Failure
 
@@ -26,7 +27,6 @@ _HTTP_FAILURES = {
     429: Failure.HTTP_429,
     503: Failure.HTTP_503,
 }
-_CODINGS = ("", "identity", "gzip", "deflate")  # others depend on what else is installed, and nobody asked for any
 
 
 @dataclass(frozen=True)
@@ -62,58 +62,54 @@ class Visit:
         """Wait for that room, and take it."""
 
 
-async def read_body(response: aiohttp.ClientResponse, limits: Limits, visit: Visit, deadline: Deadline) -> bytes:
+async def read_body(answer: Answer, limits: Limits, visit: Visit, deadline: Deadline) -> bytes:
     """The body of an answer that has one, its content encoding undone; at least one byte.
 
     Time that is spent waiting for room counts neither towards the deadline nor towards `min_rate`.
 
-    Raises FetchError; aiohttp's exceptions for what breaks on the connection.
+    Raises FetchError.
     """
-    check_status(response)
-    visit.check_headers(response.headers)
-    coded = check_coding(response.headers.getall("Content-Encoding", ()))
-    length = response.content_length
-    if length is not None and length > limits.max_bytes:
-        raise FetchError(Failure.TOO_MANY_BYTES, f"Content-Length {length}, max_bytes is {limits.max_bytes}")
-    known = None if coded or "Transfer-Encoding" in response.headers else length
-    too_many = Failure.COMPRESSION_BOMB if coded else Failure.TOO_MANY_BYTES
-    with _RateWatch(response.content, limits) as watch, _woken_by_nonsense(response):
+    head, connection = answer.head, answer.connection
+    check_status(head)
+    visit.check_headers(head.headers)
+    coding = coding_of(head)
+    if head.length is not None and head.length > limits.max_bytes:
+        raise FetchError(Failure.TOO_MANY_BYTES, f"Content-Length {head.length}, max_bytes is {limits.max_bytes}")
+    with _RateWatch(connection, limits) as watch:
+        room = _Room(visit, deadline, watch)
         try:
-            body = await _received(response, known, limits.max_bytes, _Room(visit, deadline, watch), too_many)
+            if coding is None and head.length is not None:
+                await room.for_bytes(head.length)
+                body = await connection.whole(head.length)
+            elif coding is None:
+                body = await _in_pieces(connection, limits.max_bytes, room, Failure.TOO_MANY_BYTES)
+            else:
+                body = await _in_pieces(Inflated(connection, coding), limits.max_bytes, room, Failure.COMPRESSION_BOMB)
         finally:
-            visit.received += watch.received
+            visit.received += connection.received
     if not body:
-        raise FetchError(Failure.EMPTY_BODY, f"status {response.status}")
+        raise FetchError(Failure.EMPTY_BODY, f"status {head.status}")
     return body
 
 
-async def _received(
-    response: aiohttp.ClientResponse, known: int | None, max_bytes: int, room: "_Room", too_many: Failure
-) -> bytes:
-    """All of a body. `known`: how many bytes it will have, where that is known."""
-    if known is not None:
-        await room.for_bytes(known)
-        return await _whole(response, known)
-    content, body = response.content, bytearray()
-    while chunk := await content.readany():
-        body += chunk
+async def read_beginning(answer: Answer, max_bytes: int) -> bytes:
+    """At most the first `max_bytes` of a body, its content encoding undone. Raises FetchError."""
+    coding = coding_of(answer.head)
+    pieces: Pieces = answer.connection if coding is None else Inflated(answer.connection, coding)
+    body = bytearray()
+    while len(body) < max_bytes and (piece := await pieces.some()):
+        body += piece
+    return bytes(body[:max_bytes])
+
+
+async def _in_pieces(pieces: Pieces, max_bytes: int, room: "_Room", too_many: Failure) -> bytes:
+    body = bytearray()
+    while piece := await pieces.some():
+        body += piece
         if len(body) > max_bytes:
             raise FetchError(too_many, f"max_bytes is {max_bytes}")
-        if content.at_eof():
-            break
         await room.for_bytes(len(body) + SLOT_BYTES)  # what may come while it is not looked at included
     return bytes(body)
-
-
-async def _whole(response: aiohttp.ClientResponse, size: int) -> bytes:
-    """All of a body of so many bytes, for which there is room. Who waits for it is woken once, at its end."""
-    content, connection = response.content, response.connection
-    content.set_read_chunk_size(size)  # its connection is not stopped any more
-    if connection is not None and connection.protocol is not None:
-        connection.protocol.resume_reading()  # where it was stopped before
-    if content.exception() is None:
-        await content.wait_eof()
-    return content.read_nowait()
 
 
 class _Room:
@@ -131,51 +127,12 @@ class _Room:
                 await self._visit.wait_to_grow(size)
 
 
-@contextmanager
-def _woken_by_nonsense(response: aiohttp.ClientResponse) -> Iterator[None]:
-    """aiohttp 3.14 closes a connection on which chunks make no sense, but leaves whoever reads the body to wait."""
-    content, connection = response.content, response.connection
-    if connection is None or connection.protocol is None:  # all of the body is here
-        yield
-        return
-    protocol, closed = connection.protocol, connection.protocol.closed
-
-    def wake(_: object = None) -> None:
-        error = protocol.exception()
-        if isinstance(error, HttpProcessingError) and not content.is_eof() and content.exception() is None:
-            failure = failure_of_parser([error, *([error.__cause__] if error.__cause__ else [])], Failure.BAD_CHUNKS)
-            content.set_exception(FetchError(failure, one_line(error)))
-
-    if closed is None:
-        wake()
-        yield
-        return
-    closed.add_done_callback(wake)
-    try:
-        yield
-    finally:
-        closed.remove_done_callback(wake)
-        closed.remove_done_callback(_look_at)  # once per connection, however many bodies come over it
-        closed.add_done_callback(_look_at)
-
-
-def _look_at(closed: "asyncio.Future[None]") -> None:
-    """An exception in a future that nobody has looked at is logged, and how a connection ended is no news here."""
-    if not closed.cancelled():
-        closed.exception()
-
-
 class _RateWatch:
-    """While `content` grows: TOO_SLOW is raised to the reader once there is less than `min_rate` bytes per
-    second on average, after the grace. It costs one timer per body, which mostly never fires."""
+    """While a body comes: TOO_SLOW is raised to its reader once there is less than `min_rate` bytes per second on average,
+    after the grace. It costs one timer per body, which mostly never fires."""
 
-    def __init__(self, content: aiohttp.StreamReader, limits: Limits) -> None:
-        self._content, self._limits = content, limits
-
-    @property
-    def received(self) -> int:
-        """Bytes, content encoding undone."""
-        return self._content.total_bytes
+    def __init__(self, connection: Connection, limits: Limits) -> None:
+        self._connection, self._limits = connection, limits
 
     def __enter__(self) -> "_RateWatch":
         self._loop = asyncio.get_running_loop()
@@ -201,24 +158,25 @@ class _RateWatch:
     def _look(self) -> None:
         min_rate = self._limits.min_rate
         seconds = self._loop.time() - self._began
-        if self.received < min_rate * seconds:
-            detail = f"{self.received} bytes of body in {seconds:.1f} s, min_rate is {min_rate:g} bytes/s"
-            self._content.set_exception(FetchError(Failure.TOO_SLOW, detail, again=False))
+        received = self._connection.received
+        if received < min_rate * seconds:
+            detail = f"{received} bytes of body in {seconds:.1f} s, min_rate is {min_rate:g} bytes/s"
+            self._connection.fail(FetchError(Failure.TOO_SLOW, detail, again=False))
         elif min_rate:
-            enough_for = self.received / min_rate  # seconds; at least a few milliseconds from now, not to spin
+            enough_for = received / min_rate  # seconds; at least a few milliseconds from now, not to spin
             self._timer = self._loop.call_at(self._began + max(enough_for, seconds + 0.01), self._look)
 
 
-def check_status(response: aiohttp.ClientResponse) -> None:
+def check_status(head: Head) -> None:
     """Raises FetchError for whatever is no 2xx."""
-    status = response.status
+    status = head.status
     if 200 <= status < 300:
         return
     if 400 <= status < 600:
         failure = _HTTP_FAILURES.get(status, Failure.HTTP_4XX if status < 500 else Failure.HTTP_5XX)
     else:
         raise FetchError(Failure.PROTOCOL_ERROR, f"status {status}")
-    wait = retry_after(response.headers.get("Retry-After")) if failure.transient else None
+    wait = retry_after(head.headers.get("Retry-After")) if failure.transient else None
     raise FetchError(failure, str(status), status=status, retry_after=wait)
 
 
@@ -235,12 +193,3 @@ def retry_after(value: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return max(0.0, moment - time.time())
-
-
-def check_coding(values: Sequence[str]) -> bool:
-    """Whether there is a content encoding to undo. Nested ones multiply what one can blow up, and are never seen on images:
-    one at most. Raises FetchError(BAD_ENCODING)."""
-    codings = [coding.strip().lower() for value in values for coding in value.split(",")]
-    if len(codings) > 1 or any(coding not in _CODINGS for coding in codings):
-        raise FetchError(Failure.BAD_ENCODING, f"Content-Encoding {', '.join(codings)[:100]!r}, though none was asked for")
-    return bool(codings) and codings[0] not in ("", "identity")

@@ -7,13 +7,12 @@ that whatever else has to be asked about a host before it is spoken to (`Visit.e
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import aiohttp
 from yarl import URL
 
-from pairsift.stages.download.body import Limits, Visit, check_coding, read_body
+from pairsift.stages.download.body import Limits, Visit, read_beginning, read_body
+from pairsift.stages.download.client import Answer, Client, Progress
 from pairsift.stages.download.deadline import Deadline, OutOfTimeError
-from pairsift.stages.download.errors import FetchError, explain
-from pairsift.stages.download.session import Progress, watched
+from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.urls import redirect_target
 from pairsift.stages.fates import Failure
 
@@ -23,10 +22,10 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class Fetcher:
-    """Fetches URLs over one session, each within the same limits."""
+    """Fetches URLs by one client, each within the same limits."""
 
-    def __init__(self, session: aiohttp.ClientSession, limits: Limits) -> None:
-        self._session = session
+    def __init__(self, client: Client, limits: Limits) -> None:
+        self._client = client
         self._limits = limits
 
     async def fetch(self, url: URL, visit: Visit | None = None) -> bytes:
@@ -38,7 +37,7 @@ class Fetcher:
         deadline = Deadline(self._limits.timeout)
         for _ in range(self._limits.max_redirects + 1):
             await visit.enter(url)
-            progress = watched()
+            progress = Progress()
             try:
                 answer = await self._within(deadline, progress, self._hop(url, visit, deadline, progress))
             except FetchError as error:
@@ -57,44 +56,43 @@ class Fetcher:
         except OutOfTimeError as error:
             failure = progress.failure
             raise FetchError(failure, f"{failure.text}, {self._limits.timeout:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise explain(error) from error
 
     async def _hop(self, url: URL, visit: Visit, deadline: Deadline, progress: Progress) -> bytes | URL:
         """The body, or where it is to be had instead."""
-        async with self._session.get(url, allow_redirects=False) as response:
+        answer = await self._client.get(url, progress)
+        try:
             progress.enter(Failure.TIMEOUT)
-            if response.status in _REDIRECTS:
-                return _redirect_target(response)
-            return await read_body(response, self._limits, visit, deadline)
+            if answer.head.status in _REDIRECTS:
+                return _redirect_target(answer)
+            return await read_body(answer, self._limits, visit, deadline)
+        finally:
+            self._client.release(answer)
 
     async def beginning(self, url: URL, max_bytes: int) -> tuple[int, bytes]:
         """Status and at most the first `max_bytes` of an answer, whatever its status, within the limits of an attempt.
 
         At most `max_redirects` redirects are followed; what the last answer says is returned then. Raises FetchError.
         """
-        progress = watched()
+        progress = Progress()
         deadline = Deadline(self._limits.timeout)
         return await self._within(deadline, progress, self._beginning(url, max_bytes, progress))
 
     async def _beginning(self, url: URL, max_bytes: int, progress: Progress) -> tuple[int, bytes]:
-        body = bytearray()
         for left in reversed(range(self._limits.max_redirects + 1)):
-            async with self._session.get(url, allow_redirects=False) as response:
+            answer = await self._client.get(url, progress)
+            try:
                 progress.enter(Failure.TIMEOUT)
-                if response.status in _REDIRECTS and left:
-                    url = _redirect_target(response)
-                    continue
-                if 200 <= response.status < 300:
-                    check_coding(response.headers.getall("Content-Encoding", ()))
-                    while len(body) < max_bytes and (chunk := await response.content.readany()):
-                        body += chunk
-                break
-        return response.status, bytes(body[:max_bytes])
+                status = answer.head.status
+                if status not in _REDIRECTS or not left:
+                    return status, await read_beginning(answer, max_bytes) if 200 <= status < 300 else b""
+                url = _redirect_target(answer)
+            finally:
+                self._client.release(answer)
+        raise AssertionError("the last answer is returned")
 
 
-def _redirect_target(response: aiohttp.ClientResponse) -> URL:
-    location = response.headers.get("Location")
+def _redirect_target(answer: Answer) -> URL:
+    location = answer.head.headers.get("Location")
     if location is None:
-        raise FetchError(Failure.PROTOCOL_ERROR, f"{response.status} without Location")
-    return redirect_target(response.url, location)
+        raise FetchError(Failure.PROTOCOL_ERROR, f"{answer.head.status} without Location")
+    return redirect_target(answer.url, location)

@@ -16,9 +16,9 @@ import asyncio
 import heapq
 from itertools import count
 
-# What one connection's buffers hold at most before anybody looks at them: aiohttp stops reading beyond 2 * READ_BYTES, and
-# asyncio reads 256 KiB at a time.
-SLOT_BYTES = 393_216
+from pairsift.stages.download.connection import MAX_WAITING, READ_BYTES
+
+SLOT_BYTES = READ_BYTES + MAX_WAITING  # what a connection may have read before anybody looks at it
 _FIRST_GUESS = 1_000_000.0  # bytes of a body, before any has been seen: more than usual, to be on the safe side
 _UP, _DOWN = 0.2, 0.02  # weight of the newest body in the running mean, by which side of it it is on
 _SPARE = 1.5  # times the mean: what is set aside for each body under way

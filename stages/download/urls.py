@@ -39,7 +39,7 @@ def parse_url(text: str | None) -> URL:
 
 def redirect_target(base: URL, location: str) -> URL:
     """Where a Location header leads from `base`. Raises FetchError: see `parse_url`."""
-    # Servers send raw bytes of any charset here, which aiohttp keeps as surrogates: they are quoted as they are.
+    # Servers send raw bytes of any charset here, which the client keeps as surrogates: they are quoted as they are.
     ascii_location = quote(location.strip().encode("utf-8", "surrogateescape"), safe=string.punctuation)
     try:
         target = str(base.join(URL(ascii_location)))

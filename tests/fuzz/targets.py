@@ -107,7 +107,7 @@ def urls(seed: int, number: int) -> None:
 
 def redirects(seed: int, number: int) -> None:
     text = damaged_text(URLS, seed, number)
-    location = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")  # as aiohttp hands it over
+    location = text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")  # as the client hands it over
     try:
         url = redirect_target(URL("http://example.com/a/b?c"), location)
     except FetchError as error:

@@ -11,7 +11,7 @@ ANSWERS: dict[str, str | set[str]] = {
     "header_without_end": "headers_too_large",
     "cookies_without_end": "headers_too_large",
     "status_line_without_end": "headers_too_large",
-    "early_hints_without_end": "slow_headers",
+    "early_hints_without_end": {"headers_too_large", "slow_headers"},
     "body_drip": "too_slow",
     "body_stalls": "too_slow",
     "body_without_end": "too_many_bytes",
@@ -82,10 +82,10 @@ NOT_TO_BE_CONNECTED_TO = {
     "http://[2002:a9fe:a9fe::]/": "private_address",
     "http://[fd00::1]/": "private_address",
     "http://[fe80::1]/": "private_address",
-    "http://2852039166/": "invalid_url",  # 169.254.169.254 in one decimal number
+    "http://2852039166/": "private_address",  # 169.254.169.254 in one decimal number
     "http://0xa9fea9fe/": "private_address",
     "http://0251.0376.0251.0376/": {"invalid_url", "private_address", "dns_error"},
-    "http://169.254.43518/": "invalid_url",
+    "http://169.254.43518/": "private_address",
     "http://user:word@169.254.169.254/": "private_address",
     "http://169.254.169.254.:80/": {"private_address", "invalid_url", "dns_error"},
     "file:///etc/passwd": "unsupported_scheme",

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from hostile.server import GOOD, answer, head
 
+from pairsift.stages.download.addresses import AddressRule
 from pairsift.stages.download.body import Limits, Visit
+from pairsift.stages.download.client import Client
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.fetch import Fetcher
-from pairsift.stages.download.session import open_session
 from pairsift.stages.fates import Failure
 
 MB = 1_000_000
@@ -142,8 +143,8 @@ def test_waiting_for_room_counts_neither_towards_the_deadline_nor_the_rate(kind:
     limits = Limits(timeout=0.7, max_bytes=20 * MB, max_redirects=0, min_rate=100_000, rate_grace=0.2)
 
     async def fetch(origin: str) -> bytes:
-        async with open_session("test", 4, allow_private_addresses=True) as session:
-            return await Fetcher(session, limits).fetch(_url(f"{origin}/{kind}/{3 * MB}"), Waits(1.5))
+        async with Client("test", 4, AddressRule(allow_private=True)) as client:
+            return await Fetcher(client, limits).fetch(_url(f"{origin}/{kind}/{3 * MB}"), Waits(1.5))
 
     began = time.monotonic()
     with bodies() as origin:
@@ -155,8 +156,8 @@ def test_after_the_wait_the_deadline_goes_on(hostile: Any) -> None:
     limits = Limits(timeout=0.6, max_bytes=20 * MB, max_redirects=0)
 
     async def fetch() -> None:
-        async with open_session("test", 4, allow_private_addresses=True) as session:
-            await Fetcher(session, limits).fetch(_url(hostile.url("body_stalls")), Waits(1.0))
+        async with Client("test", 4, AddressRule(allow_private=True)) as client:
+            await Fetcher(client, limits).fetch(_url(hostile.url("body_stalls")), Waits(1.0))
 
     began = time.monotonic()
     with pytest.raises(FetchError) as caught:

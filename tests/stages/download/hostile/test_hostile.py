@@ -16,10 +16,11 @@ from hostile.server import GOOD, Server
 from yarl import URL
 
 from pairsift.stages.download import Download
+from pairsift.stages.download.addresses import AddressRule
 from pairsift.stages.download.body import Limits
+from pairsift.stages.download.client import Client
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.fetch import Fetcher
-from pairsift.stages.download.session import open_session
 from pairsift.stages.fates import Failure
 from pairsift.stages.pixels.images import prepare
 from pairsift.stages.pixels.options import ImageOptions
@@ -93,8 +94,8 @@ def test_tls_is_checked_against_the_authorities(hostile: Server) -> None:
 
 def fetch(url: str, limits: Limits = LIMITS) -> bytes:
     async def run() -> bytes:
-        async with open_session("test", 4, ["127.0.0.1"]) as session:
-            return await Fetcher(session, limits).fetch(URL(url, encoded=True))
+        async with Client("test", 4, AddressRule(["127.0.0.1"])) as client:
+            return await Fetcher(client, limits).fetch(URL(url, encoded=True))
 
     return asyncio.run(run())
 
@@ -147,8 +148,8 @@ def test_nonsense_in_the_middle_of_a_body_is_not_waited_for(hostile: Server, pat
 @pytest.mark.parametrize("path", ["surplus", "late_surplus"])
 def test_an_answer_that_nobody_asked_for_is_nobodys_answer(hostile: Server, path: str) -> None:
     async def run() -> list[bytes]:
-        async with open_session("test", 1, ["127.0.0.1"]) as session:
-            fetcher = Fetcher(session, Limits(5, 8_000_000, 0))
+        async with Client("test", 1, AddressRule(["127.0.0.1"])) as client:
+            fetcher = Fetcher(client, Limits(5, 8_000_000, 0))
             bodies = [await fetcher.fetch(URL(hostile.url(path)))]
             await asyncio.sleep(0.2)
             return bodies + [await fetcher.fetch(URL(hostile.url("good"))) for _ in range(2)]
@@ -158,8 +159,8 @@ def test_an_answer_that_nobody_asked_for_is_nobodys_answer(hostile: Server, path
 
 def test_honest_keep_alive_is_kept(hostile: Server) -> None:
     async def run() -> None:
-        async with open_session("test", 1, ["127.0.0.1"]) as session:
-            fetcher = Fetcher(session, LIMITS)
+        async with Client("test", 1, AddressRule(["127.0.0.1"])) as client:
+            fetcher = Fetcher(client, LIMITS)
             for _ in range(5):
                 await fetcher.fetch(URL(hostile.url("good")))
 

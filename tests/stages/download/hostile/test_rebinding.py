@@ -7,53 +7,43 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 from hostile.names import NameServer, look_up
 from hostile.server import GOOD, Server
 from yarl import URL
 
-from pairsift.stages.download.addresses import AddressRule, Resolver
+from pairsift.stages.download.addresses import AddressInfo, AddressRule, LookUp, Resolver
 from pairsift.stages.download.body import Limits
+from pairsift.stages.download.client import Client
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.fetch import Fetcher
-from pairsift.stages.download.session import _Connector
 from pairsift.stages.fates import Failure
 
 LIMITS = Limits(timeout=5, max_bytes=8_000_000, max_redirects=5)
 
 
-class Asks(AbstractResolver):
+def asks(port: int) -> LookUp:
     """What the system's resolver does, but of a server on another port than 53."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    async def look(host: str, target: int) -> list[AddressInfo]:
+        addresses = await asyncio.to_thread(look_up, host, port)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, target)) for address in addresses]
 
-    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
-        addresses = await asyncio.to_thread(look_up, host, self._port)
-        return [
-            ResolveResult(hostname=host, host=a, port=port, family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST)
-            for a in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
+    return look
 
 
-def fetch_twice(hostile: Server, resolver: AbstractResolver, rule: AddressRule) -> list[bytes | Failure]:
-    """Over new connections, without a cache of names. 127.0.0.1 stands for a public address: the rule allows it and the
+def fetch_twice(hostile: Server, system: LookUp, rule: AddressRule, of_names: AddressRule) -> list[bytes | Failure]:
+    """Over new connections, without a memory of names. 127.0.0.1 stands for a public address: the rule allows it and the
     public ones, and no others."""
 
     async def run() -> list[bytes | Failure]:
-        connector = _Connector(resolver=resolver, socket_factory=rule.socket, use_dns_cache=False, force_close=True)
         results: list[bytes | Failure] = []
-        async with aiohttp.ClientSession(connector=connector) as session:
-            for _ in range(2):
+        resolver = Resolver(of_names, system, fresh_seconds=0)
+        for _ in range(2):
+            async with Client("test", 2, rule, resolver=resolver) as client:
                 try:
-                    results.append(await Fetcher(session, LIMITS).fetch(URL(f"http://names.example:{hostile.port}/good")))
+                    results.append(await Fetcher(client, LIMITS).fetch(URL(f"http://names.example:{hostile.port}/good")))
                 except FetchError as error:
                     results.append(error.failure)
         return results
@@ -75,7 +65,7 @@ REFUSED = Failure.PRIVATE_ADDRESS
 def test_a_name_that_becomes_private(hostile: Server, answers: list[list[str]], fates: list[bytes | Failure]) -> None:
     rule = AddressRule(["127.0.0.1"])
     with NameServer({"names.example": answers}) as names:
-        assert fetch_twice(hostile, Resolver(rule, Asks(names.port)), rule) == fates
+        assert fetch_twice(hostile, asks(names.port), rule, rule) == fates
         assert names.asked["names.example"] == 2
 
 
@@ -83,7 +73,7 @@ def test_addresses_are_checked_at_the_connection_too(hostile: Server) -> None:
     """As if the resolver's answer had passed, and another one were connected to."""
     rule = AddressRule(["127.0.0.1"])
     with NameServer({"names.example": [["127.0.0.2"]]}) as names:
-        assert fetch_twice(hostile, Asks(names.port), rule) == [REFUSED] * 2
+        assert fetch_twice(hostile, asks(names.port), rule, AddressRule(allow_private=True)) == [REFUSED] * 2
 
 
 UNSHARE = ["unshare", "--map-root-user", "--mount", "--net"]

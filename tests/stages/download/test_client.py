@@ -3,28 +3,27 @@
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from pairsift.stages.download.addresses import AddressInfo, AddressRule, Resolver
 from pairsift.stages.download.body import Limits
+from pairsift.stages.download.client import Client
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.download.fetch import Fetcher
-from pairsift.stages.download.session import _Connector, open_session
 from pairsift.stages.fates import Failure
 
 LIMITS = Limits(timeout=0.5, max_bytes=1_000_000, max_redirects=3)
 
 
-def failure(session: Any, url: str) -> Failure:
-    """Of a fetch over a session that is made on its loop; within a second."""
+def failure(client: Callable[[], Client], url: str) -> Failure:
+    """Of a fetch by a client that is made on its loop; within a second."""
 
     async def run() -> None:
-        async with session() as opened:
+        async with client() as opened:
             await Fetcher(opened, LIMITS).fetch(URL(url))
 
     began = time.monotonic()
@@ -35,8 +34,8 @@ def failure(session: Any, url: str) -> Failure:
     return caught.value.failure
 
 
-def usual() -> aiohttp.ClientSession:
-    return open_session("test", 2, allow_private_addresses=True)
+def usual() -> Client:
+    return Client("test", 2, AddressRule(allow_private=True))
 
 
 @pytest.fixture
@@ -69,23 +68,20 @@ def test_a_handshake_that_nobody_answers() -> None:
 def test_name_servers_that_do_not_answer() -> None:
     """The resolver's own socket asks a port where nobody answers."""
 
-    class Asks(AbstractResolver):
-        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf, socket.socket(type=socket.SOCK_DGRAM) as asking:
-                deaf.bind(("127.0.0.1", 0))
-                asking.setblocking(False)
-                asking.connect(deaf.getsockname())
-                asking.send(host.encode())
-                await asyncio.get_running_loop().sock_recv(asking, 512)
-            return []
+    async def ask(host: str, _: int) -> list[AddressInfo]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf, socket.socket(type=socket.SOCK_DGRAM) as asking:
+            deaf.bind(("127.0.0.1", 0))
+            asking.setblocking(False)
+            asking.connect(deaf.getsockname())
+            asking.send(host.encode())
+            await asyncio.get_running_loop().sock_recv(asking, 512)
+        return []
 
-        async def close(self) -> None:
-            pass
+    def client() -> Client:
+        rule = AddressRule(allow_private=True)
+        return Client("test", 2, rule, resolver=Resolver(rule, ask))
 
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=_Connector(resolver=Asks()))
-
-    assert failure(session, "http://names.example/") is Failure.DNS_TIMEOUT
+    assert failure(client, "http://names.example/") is Failure.DNS_TIMEOUT
 
 
 def test_a_connection_that_is_kept_alive_is_heard_anew(server: Any) -> None:
@@ -93,8 +89,8 @@ def test_a_connection_that_is_kept_alive_is_heard_anew(server: Any) -> None:
 
     async def run() -> list[Failure | int]:
         found: list[Failure | int] = []
-        async with usual() as session:
-            fetcher = Fetcher(session, LIMITS)
+        async with usual() as client:
+            fetcher = Fetcher(client, LIMITS)
             for path in ("/good", "/hangs", "/good", "/drips"):
                 try:
                     found.append(len(await fetcher.fetch(URL(server.url(path)))))

@@ -1,0 +1,85 @@
+"""Content encodings (RFC 9110, 8.4), undone as a body comes. None is asked for; some servers send them all the same."""
+
+import asyncio
+import zlib
+from typing import Protocol
+
+from pairsift.stages.download.connection import Connection, Head
+from pairsift.stages.download.errors import FetchError
+from pairsift.stages.fates import Failure
+
+_CODINGS = ("gzip", "deflate")
+_PIECE_BYTES = 65536
+_GZIP = 16 + zlib.MAX_WBITS  # as zlib calls the formats
+_MEMBER = 0x1F  # how a gzip member begins; others may follow the first (RFC 1952, 2.2)
+
+
+class Pieces(Protocol):
+    """What a body is read from."""
+
+    async def some(self) -> bytes:
+        """What has come since; at the end, nothing."""
+
+
+def coding_of(head: Head) -> str | None:
+    """The content encoding that is to be undone. Nested ones multiply what one can blow up, and are never seen on images: one
+    at most. Raises FetchError(BAD_ENCODING)."""
+    values = head.headers.getall("Content-Encoding", ())
+    if not values:
+        return None
+    codings = [coding.strip().lower() for value in values for coding in value.split(",")]
+    if codings in ([""], ["identity"]):
+        return None
+    if len(codings) > 1 or codings[0] not in _CODINGS:
+        raise FetchError(Failure.BAD_ENCODING, f"Content-Encoding {', '.join(codings)[:100]!r}, though none was asked for")
+    return codings[0]
+
+
+class Inflated:
+    """A connection's body with its content encoding undone, in pieces that stay small however small what came was."""
+
+    def __init__(self, connection: Connection, coding: str) -> None:
+        self._connection = connection
+        self._coding = coding
+        self._zlib: zlib._Decompress | None = None  # None: between two members
+        self._left = b""  # came, and waits to be inflated
+        self._began = self._over = False
+
+    async def some(self) -> bytes:
+        """Raises FetchError, BAD_ENCODING among others."""
+        while not self._over:
+            if self._left:
+                await asyncio.sleep(0)  # what blows up is not to keep all others waiting
+            else:
+                self._left = await self._connection.some()
+                if not self._left:
+                    return self._end()
+            if piece := self._inflated():
+                return piece
+        return b""
+
+    def _inflated(self) -> bytes:
+        if self._zlib is None:
+            if self._began and (self._coding != "gzip" or self._left[0] != _MEMBER):
+                self._over = True  # what stands behind is nobody's
+                return b""
+            self._zlib, self._began = zlib.decompressobj(self._format()), True
+        try:
+            piece = self._zlib.decompress(self._left, _PIECE_BYTES)
+        except zlib.error as error:
+            raise FetchError(Failure.BAD_ENCODING, f"{self._coding}: {error}") from error
+        self._left = self._zlib.unconsumed_tail
+        if self._zlib.eof:
+            self._left, self._zlib = self._zlib.unused_data, None
+        return piece
+
+    def _format(self) -> int:
+        if self._coding == "gzip":
+            return _GZIP
+        # "deflate" is zlib's format; many servers leave its envelope away.
+        return zlib.MAX_WBITS if self._left[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
+
+    def _end(self) -> bytes:
+        if self._zlib is not None:
+            raise FetchError(Failure.BAD_ENCODING, f"{self._coding}: the body is cut short")
+        return b""
