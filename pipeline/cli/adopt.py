@@ -1,11 +1,12 @@
 """A half-finished folder of img2dataset, gone on with: what its finished shards hold is not downloaded again.
 
-Their rows become rows of the download's layer. Images stay where they are: the layer refers into the old tars. A shard is
-finished where its `_stats.json` is; img2dataset numbers rows by their place in the list, which is what ordinals are.
+Their rows become rows of the download's layer. Images stay where they are: the layer refers to the old tars, or files. A shard
+is finished where its `_stats.json` is; img2dataset numbers rows by their place in the list, which is what ordinals are.
 """
 
 import math
 import tarfile
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -30,27 +31,43 @@ def finished_shards(folder: Folder) -> list[str]:
     return [name.removesuffix(_END) for name in folder.names() if name.endswith(_END) and name.removesuffix(_END).isdigit()]
 
 
-def adopt(config: Config, folder: Folder) -> int:
+def adopt(config: Config, folder: Folder) -> list[str]:
     """Take over the folder's finished shards, made from the config's list with `shards.rows` rows each. The config's first
-    stage is the download. Returns how many rows were taken over; those that the ledger has are left as they are.
+    stage is the download. Returns lines that say what was done; rows that the ledger has are left as they are.
 
     Raises ConfigError where the shards are not of this list.
     """
     plan = make_plan(config)
     layer = plan.steps[0].layer
     assert layer is not None
+    _check_format(folder)
     ledger = Ledger(config.work)
     generation = _only(Intake(ledger, plan.intake, config.input).take_in(), folder)
-    adopted = 0
+    adopted, damaged = 0, []
     for name in finished_shards(folder):
-        rows = _rows(folder, name, config.shards.rows)
+        try:
+            rows = _rows(folder, name, config.shards.rows)
+        except (tarfile.TarError, pa.ArrowInvalid) as error:
+            damaged.append(f"{folder.path(name)} is damaged ({error}); its rows are downloaded again")
+            continue
         by_unit: dict[int, list[Row]] = {}
         for row in rows:
             by_unit.setdefault(row["ordinal"] // generation.unit_rows, []).append(row)
         for unit, unit_rows in sorted(by_unit.items()):
             _check_urls(ledger, plan.intake, unit, unit_rows, folder.path(f"{name}.parquet"))
             adopted += _commit(ledger, layer, unit, unit_rows)
-    return adopted
+    taken = f"{adopted:,} rows are taken over from the shards of img2dataset in {folder.uri}; keep those, as images stay there"
+    return [*damaged, taken]
+
+
+def _check_format(folder: Folder) -> None:
+    there = set(folder.names())
+    for name in finished_shards(folder):
+        if f"{name}.parquet" not in there or not {name, f"{name}.tar"} & there:
+            raise ConfigError(
+                f"{folder.uri}: shard {name} of img2dataset has no images as webdataset or files; one of another output_format "
+                "cannot be gone on with; name another output_folder"
+            )
 
 
 def _only(generations: list[Generation], folder: Folder) -> Generation:
@@ -63,7 +80,7 @@ def _rows(folder: Folder, name: str, shard_rows: int) -> list[Row]:
     """The shard's rows with the columns that a download's layer has, by the names that they have there, and `url`."""
     with folder.filesystem.open(folder.path(f"{name}.parquet"), "rb") as file:
         listed = pq.read_table(file).to_pylist()
-    images = _images(folder, f"{name}.tar")
+    images = _images_of_tar(folder, f"{name}.tar") if folder.exists(f"{name}.tar") else _images_of_files(folder, name)
     first_key = int(name) * 10 ** math.ceil(math.log10(shard_rows))
     rows = []
     for row in listed:
@@ -82,16 +99,28 @@ def _rows(folder: Folder, name: str, shard_rows: int) -> list[Row]:
     return rows
 
 
-def _images(folder: Folder, name: str) -> dict[str, Row]:
+def _images_of_tar(folder: Folder, name: str) -> dict[str, Row]:
     """Key → reference of the image."""
-    found = {}
     with folder.filesystem.open(folder.path(name), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            if extension not in ("json", "txt"):
-                values = (folder.path(name), member.offset_data, member.size, extension)
-                found[key] = dict(zip((field.name for field in schema.IMAGE_REFERENCE), values, strict=True))
-    return found
+        return _references((folder.path(name), member.offset_data, member.size, member.name) for member in tar)
+
+
+def _images_of_files(folder: Folder, name: str) -> dict[str, Row]:
+    """The same, for `output_format files`: each image is a file by itself."""
+    files = folder.filesystem.ls(folder.path(name), detail=True)
+    names = ((file["name"].rpartition("/")[2], file["size"]) for file in files)
+    return _references((folder.path(f"{name}/{file}"), 0, size, file) for file, size in names)
+
+
+def _references(found: Iterable[tuple[str, int, int, str]]) -> dict[str, Row]:
+    """From path, offset, length and name of each member."""
+    fields = [field.name for field in schema.IMAGE_REFERENCE]
+    rows = {}
+    for path, offset, length, name in found:
+        key, _, extension = name.partition(".")
+        if extension not in ("json", "txt"):
+            rows[key] = dict(zip(fields, (path, offset, length, extension), strict=True))
+    return rows
 
 
 def _check_urls(ledger: Ledger, intake: Layer, unit: int, rows: list[Row], shard: str) -> None:

@@ -17,7 +17,7 @@ from pairsift.stages.base import ConfigError
 from pairsift.stages.storage import Folder, absolute
 
 _MOST_UNIT_ROWS = 1000  # a unit's images are in memory until its payload is written
-_FORMATS = ("txt", "csv", "tsv", "jsonl", "parquet")
+_FORMATS = ("txt", "csv", "tsv", "json", "jsonl", "parquet")
 # What its engine does not ask for or look at. That it connects to any address is for the user to say.
 _AS_IT_DOES = {"robots": False, "tdm_reservation": False, "content_usage": False, "orientation": "ignore"}
 # Flags that change nothing here, and why. Said only where they are given.
@@ -47,7 +47,7 @@ class Flags(BaseModel):
     encode_format: str = Field("jpg", description="jpg, png or webp")
     skip_reencode: bool = Field(False, description="keep the original bytes where nothing was resized")
     output_format: str = Field("webdataset", description="only webdataset (img2dataset's own default is files)")
-    input_format: str = Field("txt", description="txt, csv, tsv, jsonl, each may end in .gz, or parquet")
+    input_format: str = Field("txt", description="txt, csv, tsv, json, jsonl, each may end in .gz, or parquet")
     url_col: str = Field("url", description="column of the URLs")
     caption_col: str | None = Field(None, description="column of the captions")
     bbox_col: str | None = Field(None, description="column of boxes to blur")
@@ -98,7 +98,7 @@ class Flags(BaseModel):
 
 def read_flags(arguments: Sequence[str]) -> Flags:
     """`--name value`, `--name=value`, bare `--name` and `--noname` for booleans, hyphens or underscores, as Fire takes them;
-    words without a name are the first flags in order. Raises ConfigError, one line, for what is wrong."""
+    words without a name are the first of the other flags, in order. Raises ConfigError, one line, for what is wrong."""
     try:
         return Flags.model_validate(_words(arguments))
     except ValidationError as error:
@@ -111,12 +111,12 @@ def read_flags(arguments: Sequence[str]) -> Flags:
 
 def _words(arguments: Sequence[str]) -> dict[str, str]:
     given: dict[str, str] = {}
-    unnamed = iter(Flags.model_fields)
+    unnamed: list[str] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            given[next(unnamed)] = word
+            unnamed.append(word)
             continue
         name, equals, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
@@ -127,7 +127,10 @@ def _words(arguments: Sequence[str]) -> dict[str, str]:
         if name not in Flags.model_fields:
             raise ConfigError(f"--{name}: img2dataset has no such flag{suggestion(name, Flags.model_fields)}")
         given[name] = value
-    return given
+    free = [name for name in Flags.model_fields if name not in given]
+    if len(unnamed) > len(free):
+        raise ConfigError(f"{unnamed[len(free)]!r}: there are more words than flags that they could be for")
+    return {**given, **dict(zip(free, unnamed, strict=False))}
 
 
 def config_of(flags: Flags) -> dict[str, Any]:
@@ -169,15 +172,11 @@ def prepare_output(flags: Flags, config: Config) -> list[str]:
         return []
     if flags.incremental_mode == "extend":
         raise ConfigError(f"{output.uri}: holds shards of img2dataset; finish that list first (incremental_mode incremental)")
-    rows = adopt(config, output)
-    return [f"{rows:,} rows are taken over from the shards of img2dataset in {output.uri}; keep its tars, as images stay there"]
+    return adopt(config, output)
 
 
 def _refuse(flags: Flags) -> None:
-    base = flags.input_format.removesuffix(".gz")
-    if base == "json":
-        raise ConfigError("--input_format json: one array holds all rows; write it as JSON Lines, and say jsonl")
-    if base not in _FORMATS:
+    if flags.input_format.removesuffix(".gz") not in _FORMATS:
         raise ConfigError(f"--input_format {flags.input_format}: there are {', '.join(_FORMATS)}")
     if flags.output_format != "webdataset":
         raise ConfigError(f"--output_format {flags.output_format}: pairsift writes webdataset (tar and Parquet) only")

@@ -1,7 +1,7 @@
 """What a row says of its image beside the URL: the hash that the body must have, and the boxes to blur."""
 
 import hashlib
-from collections.abc import Sequence
+import json
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -28,12 +28,14 @@ NOTHING = Wanted()
 
 
 def wanted_of(table: pa.Table, hash_column: str | None, box_column: str | None) -> list[Wanted]:
-    """One per row. Raises ConfigError where a column is of a type that can hold no hashes, or no boxes."""
+    """One per row. Boxes may be JSON text, as readers of JSON give lists. Raises ConfigError where a column is of a type that
+    can hold no hashes, or no boxes."""
     digests = boxes = [None] * len(table)
     if hash_column is not None:
         digests = _typed(table, hash_column, _is_text, "verify_hash", "text").to_pylist()
     if box_column is not None:
-        boxes = _typed(table, box_column, _is_boxes, "bbox_col", "lists of [left, top, right, bottom]").to_pylist()
+        column = _typed(table, box_column, _is_boxes, "bbox_col", "lists of [left, top, right, bottom]")
+        boxes = list(map(_from_json, column.to_pylist())) if _is_text(column.type) else column.to_pylist()
     return [Wanted(*row) for row in zip(digests, boxes, strict=True)]
 
 
@@ -49,17 +51,33 @@ def check_hash(body: bytes, name: HashName, expected: str | None) -> None:
         raise FetchError(Failure.HASH_MISMATCH, f"{len(body)} bytes whose {name} is {found}")
 
 
-def boxes_of(value: Sequence[Sequence[float]] | None) -> list[Box]:
+def boxes_of(value: Any) -> list[Box]:
     """Boxes as a column holds them. Raises ImageError(INVALID_BOXES): an image is not stored with a face that was to be
     blurred and could not be."""
-    boxes = []
-    for box in value or ():
-        numbers = [float("nan") if number is None else float(number) for number in box or ()]
-        fits = len(numbers) == 4 and all(abs(number) <= _FARTHEST for number in numbers)
-        if not fits or numbers[0] > numbers[2] or numbers[1] > numbers[3]:
-            raise ImageError(Failure.INVALID_BOXES, f"{box!r:.100} is not [left, top, right, bottom] in fractions of the sides")
-        boxes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
-    return boxes
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(map(_is_box, value)):
+        raise ImageError(
+            Failure.INVALID_BOXES, f"not a list of [left, top, right, bottom] in fractions of the sides: {value!r:.100}"
+        )
+    return [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in value]
+
+
+def _is_box(box: Any) -> bool:
+    if not isinstance(box, list) or len(box) != 4:
+        return False
+    fractions = all(isinstance(number, int | float) and abs(number) <= _FARTHEST for number in box)
+    return fractions and box[0] <= box[2] and box[1] <= box[3]
+
+
+def _from_json(text: str | None) -> Any:
+    """What is no JSON stays what it is, and is no boxes."""
+    if text is None or not text.strip():  # CSV has no null
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _typed(table: pa.Table, name: str, fits: Any, parameter: str, wanted: str) -> pa.ChunkedArray:
@@ -74,7 +92,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_boxes(kind: pa.DataType) -> bool:
-    if pa.types.is_null(kind):
+    if _is_text(kind):
         return True
     if not _is_list(kind) or not (_is_list(kind.value_type) or pa.types.is_null(kind.value_type)):
         return False

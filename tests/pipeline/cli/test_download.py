@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,25 @@ def rows(web: Any, tmp_path: Path) -> Path:
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Shard and key → the columns of each row, and its image, text and JSON from the tar where it has them."""
+    """Shard and key → the columns of each row, and its image, text and JSON where it has them."""
     found: dict[str, dict[str, Any]] = {}
-    for shard in sorted(folder.glob("*.tar")):
-        listed = {row["key"]: row for row in pq.read_table(shard.with_suffix(".parquet")).to_pylist()}
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, extension = member.name.split(".")
-                listed[key][f".{extension}"] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    for shard in sorted(folder.glob("*.parquet")):
+        listed = {row["key"]: row for row in pq.read_table(shard).to_pylist()}
+        for name, data in members_of(shard.with_suffix("")):
+            key, extension = name.split(".")
+            listed[key][f".{extension}"] = data
         found |= {f"{shard.stem}/{key}": row for key, row in listed.items()}
     return found
+
+
+def members_of(shard: Path) -> Iterator[tuple[str, bytes]]:
+    """Of a tar or, with `output_format files`, of a folder."""
+    if shard.is_dir():
+        yield from ((file.name, file.read_bytes()) for file in shard.iterdir())
+        return
+    with tarfile.open(f"{shard}.tar") as tar:
+        for member in tar:
+            yield member.name, tar.extractfile(member).read()  # type: ignore[union-attr]
 
 
 def test_the_same_flags_give_the_same_dataset(rows: Path, tmp_path: Path) -> None:
@@ -81,10 +91,11 @@ def test_the_same_flags_give_the_same_dataset(rows: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "pairsift/shards/sizes.json").read_text()) == {"00000.tar": 3, "00001.tar": 1}
 
 
-def test_a_half_finished_folder_is_gone_on_with(rows: Path, tmp_path: Path, web: Any) -> None:
+@pytest.mark.parametrize("output_format", ["webdataset", "files"])
+def test_a_half_finished_folder_is_gone_on_with(rows: Path, tmp_path: Path, web: Any, output_format: str) -> None:
     theirs = tmp_path / "images"
     flags = ["--url_list", str(rows), "--output_folder", str(theirs), *FLAGS]
-    done = command("img2dataset", *flags)
+    done = command("img2dataset", *flags, f"--output_format={output_format}")
     assert done.returncode == 0, done.stderr
     whole = rows_of(theirs)
     (theirs / "00001_stats.json").unlink()  # as if it had been killed while it wrote this shard
@@ -102,6 +113,22 @@ def test_a_half_finished_folder_is_gone_on_with(rows: Path, tmp_path: Path, web:
     assert codes == [None, None, "http_404", None, "html_page", None]
 
 
+@pytest.mark.parametrize("damaged", ["00000.tar", "00000.parquet"])
+def test_a_damaged_shard_is_downloaded_again(rows: Path, tmp_path: Path, web: Any, damaged: str) -> None:
+    theirs = tmp_path / "images"
+    flags = ["--url_list", str(rows), "--output_folder", str(theirs), *FLAGS]
+    assert command("img2dataset", *flags).returncode == 0
+    whole = (theirs / damaged).read_bytes()
+    (theirs / damaged).write_bytes(whole[: len(whole) // 2])
+    web.requests.clear()
+    done = command("pairsift", *flags, "--allow_private_addresses")
+    assert done.returncode == 0, done.stderr
+    assert f"{theirs}/00000 is damaged" in done.stderr
+    assert "2 rows are taken over" in done.stderr
+    assert sorted(web.paths()) == ["coffee.jpg", "missing.jpg", "moon.jpg", "rocket.jpg"]
+    assert len(rows_of(theirs / "shards")) == 6
+
+
 def test_shards_of_another_list_are_refused(rows: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "images"
     flags = ["--url_list", str(rows), "--output_folder", str(theirs), *FLAGS]
@@ -110,6 +137,16 @@ def test_shards_of_another_list_are_refused(rows: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "another list, or another number_sample_per_shard" in done.stderr
     assert not (theirs / "cut.json").exists()
+
+
+def test_shards_without_images_are_refused(rows: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "images"
+    flags = ["--url_list", str(rows), "--output_folder", str(theirs), *FLAGS]
+    assert command("img2dataset", *flags, "--output_format=parquet").returncode == 0
+    done = command("pairsift", *flags, "--allow_private_addresses")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "shard 00000 of img2dataset has no images as webdataset or files" in done.stderr
+    assert not (theirs / "work").exists()
 
 
 def test_mistakes_and_notes(rows: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_flags_are_read_as_fire_reads_them() -> None:
     assert (flags.compute_hash, flags.max_aspect_ratio, flags.disallowed_header_directives) == (None, 3.0, [])
     assert (flags.save_additional_columns, flags.verify_hash) == (["a", "b"], ["check", "md5"])
     assert read_flags(["urls.txt", "512", "out"]).output_folder == "out"
+    assert read_flags(["--image_size", "128", "urls.txt", "out"]).output_folder == "out"
 
 
 @pytest.mark.parametrize(
@@ -58,10 +59,10 @@ def test_flags_are_read_as_fire_reads_them() -> None:
         (["--url_list", "x", "--image_size", "big"], "--image_size: input should be a valid integer"),
         (["--url_list", "x", "--output_format", "files"], "webdataset"),
         (["--url_list", "x", "--distributor", "pyspark"], "ray"),
-        (["--url_list", "x", "--input_format", "json"], "jsonl"),
         (["--url_list", "x", "--input_format", "xml"], "parquet"),
         (["--url_list", "x", "--incremental_mode", "again"], "extend"),
         (["--url_list", "x", "--verify_hash", "md5"], '["column", "md5"]'),
+        (["x", *["1"] * len(Flags.model_fields)], "more words than flags"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments: list[str], message: str) -> None:

@@ -36,6 +36,7 @@ COLUMNS = (*SIZES, "exif", "sha256")
 # Rows that end otherwise with us, how they do, and how with img2dataset.
 ON_PURPOSE = {
     "empty.jpg": (Failure.EMPTY_BODY, "failed_to_resize"),  # nothing came, so there was nothing to resize
+    "photo.ppm": (Failure.NOT_AN_IMAGE, "success"),  # OpenCV reads formats that we do not take
 }
 
 Row = dict[str, Any]
@@ -69,6 +70,7 @@ def corpus(photos: dict[str, bytes]) -> dict[str, bytes]:
     files["exif.jpg"] = with_exif(files["broad.jpg"])
     files["tiny.png"] = encoded(".png", photo[:1, :1])
     files["thin.png"] = encoded(".png", photo[:1])
+    files["photo.ppm"] = encoded(".ppm", photo)
     files["page.jpg"] = b"<!DOCTYPE html><html><body>Not here any more</body></html>"
     files["empty.jpg"] = b""
     for name in ("broad.jpg", "progressive.jpg", "photo.png", "photo.webp"):

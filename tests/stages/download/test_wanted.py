@@ -39,6 +39,10 @@ def test_boxes_of_a_row() -> None:
         [[0.5, 0, 0.4, 1]],
         [[0, 1, 1, 0]],
         [[0, 0, 200, 100]],
+        [[0, 0, 1, 10**400]],
+        [[0, 0, 1, "1"]],
+        {"left": 0},
+        "a face",
     ):
         with pytest.raises(ImageError) as caught:
             boxes_of(wrong)
@@ -51,7 +55,16 @@ def test_columns_of_a_table() -> None:
     assert wanted_of(table, None, None) == [Wanted(None, None)] * 2
     assert wanted_of(table, "md5", "boxes") == [Wanted("x", boxes[0]), Wanted(None, None)]
     assert wanted_of(table, "nothing", "nothing") == [Wanted(None, None)] * 2
-    with pytest.raises(ConfigError, match=r"bbox_col: the column 'md5' is string; it must hold lists of"):
-        wanted_of(table, None, "md5")
+    with pytest.raises(ConfigError, match=r"bbox_col: the column 'n' is int64; it must hold lists of"):
+        wanted_of(pa.table({"n": [1]}), None, "n")
     with pytest.raises(ConfigError, match=r"verify_hash: the column 'boxes' is list"):
         wanted_of(table, "boxes", None)
+
+
+def test_boxes_as_json_text() -> None:
+    texts = ["[[0, 0.25, 1, 1.0]]", "[]", None, " ", "null", "0.1, 0.2", "[" * 100_000, "9" * 5000]
+    found = [row.boxes for row in wanted_of(pa.table({"boxes": texts}), None, "boxes")]
+    assert found == [[[0, 0.25, 1, 1.0]], [], None, None, None, *texts[5:]]
+    for text in found[5:]:
+        with pytest.raises(ImageError):
+            boxes_of(text)
