@@ -11,6 +11,7 @@ from yarl import URL
 
 from pairsift.stages.base import ConfigError
 from pairsift.stages.download.errors import FetchError
+from pairsift.stages.download.urls import parse_url
 from pairsift.stages.fates import Failure
 from pairsift.stages.storage import absolute
 
@@ -74,7 +75,7 @@ class Blocklists:
                 if domain in self._domains:
                     raise FetchError(Failure.BLOCKED_DOMAIN, domain)
         for name, digests in self._urls.items():
-            for spelling in {str(url), text or str(url)}:
+            for spelling in {_requested(url), str(url), text or str(url)}:
                 if _holds(digests, _hash(name, spelling.encode("utf-8", "surrogatepass"))):
                     raise FetchError(Failure.BLOCKED_URL, f"by its {name}")
 
@@ -83,6 +84,20 @@ class Blocklists:
         for name, digests in self._contents.items():
             if _holds(digests, _hash(name, body)):
                 raise FetchError(Failure.BLOCKED_CONTENT, f"by its {name}")
+
+
+def _spellings(entry: str) -> set[str]:
+    """A listed URL as it is, and as it would be requested."""
+    try:
+        return {entry, _requested(parse_url(entry))}
+    except FetchError:
+        return {entry}
+
+
+def _requested(url: URL) -> str:
+    """One spelling for all URLs that ask a host for the same: without user, password, default port and fragment."""
+    port = None if url.is_default_port() else url.explicit_port
+    return str(url.with_user(None).with_port(port).with_fragment(None))
 
 
 def _hash(name: str, data: bytes) -> bytes:
@@ -108,7 +123,7 @@ def _url_digests(file: str) -> dict[str, Any]:
     found: dict[str, list[bytes]] = {}
     for entry in _entries(file):
         if "://" in entry:
-            found.setdefault("sha256", []).append(_hash("sha256", entry.encode()))
+            found.setdefault("sha256", []).extend(_hash("sha256", spelling.encode()) for spelling in _spellings(entry))
         else:
             name = _HASH_OF_LENGTH.get(len(entry), "sha256")
             found.setdefault(name, []).append(_digest(file, entry, name))
@@ -136,7 +151,7 @@ def _domain(entry: str) -> str:
 
 def _entries(file: str) -> Iterator[str]:
     try:
-        with fsspec.open(file, "rt", encoding="utf-8", compression="infer") as lines:
+        with fsspec.open(file, "rt", encoding="utf-8-sig", compression="infer") as lines:
             for line in lines:
                 # A hash sign inside a URL begins a fragment; a comment stands at a line's beginning or after a blank.
                 entry = line if "#" not in line else "" if line.lstrip().startswith("#") else line.split(" #")[0]

@@ -18,6 +18,7 @@ from pairsift.stages.fates import Failure
 
 # X-Robots-Tag directives with a value after their colon: they are no product's name.
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+_OF_A_DATE = re.compile(r"\s*\d")  # "unavailable_after: Wed, 03 Dec 2025 13:00:00 GMT", behind its comma
 
 # What a corpus of pairs is for. The older drafts' categories that contain it count where it is not named itself.
 _TRAINING = ("train-ai", "train-genai", "ai", "genai")
@@ -45,6 +46,8 @@ class Consent:
         """`agents`: our product names. `directives`: of X-Robots-Tag, those that forbid the use; none: it is not looked at."""
         self._agents = frozenset(agent.strip().lower() for agent in agents)
         self._directives = frozenset(directive.strip().lower() for directive in directives)
+        if "noindex" in self._directives:
+            self._directives |= {"none"}  # short for noindex, nofollow
         self._tdm = tdm
         self._content_usage = content_usage
 
@@ -68,8 +71,8 @@ def forbidding(values: Sequence[str], agents: frozenset[str], directives: frozen
         to_us = True
         for item in value.lower().split(","):
             name, colon, rest = item.partition(":")
-            if colon and name.strip() not in _VALUED:
-                to_us = name.strip() in agents
+            if colon and name.strip() not in _VALUED and not _OF_A_DATE.match(name):
+                to_us = name.strip() in (*agents, "*")
                 item = rest  # noqa: PLW2901 - what the name was put before
             if to_us and item.strip() in directives:
                 return item.strip()

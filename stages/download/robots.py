@@ -36,6 +36,7 @@ _MAX_CHARACTERS = 2_000_000
 _LEAST_CHARACTERS = 50  # that an origin counts for
 _CONTENT_USAGE = re.compile(r"^[ \t]*content-usage[ \t]*:[ \t]*(/[^ \t#]*[ \t]+)?([^#\r\n]*)", re.IGNORECASE)
 _USER_AGENT = re.compile(r"^\s*user(?:-|\s+)?agent(?:\s*:|\s)([^#]*)", re.IGNORECASE)  # as generously as protego reads it
+_PRODUCT_ENDS = re.compile(r"[/\s]")
 _STRANGER = "somebody-else"
 _ALLOW_OR_DISALLOW = re.compile(r"^[ \t]*(?:dis)?allow[ \t]*:", re.IGNORECASE)
 
@@ -148,8 +149,8 @@ def _without_strangers(line: str, agents: Sequence[str]) -> str:
     named = _USER_AGENT.match(line)
     if named is None:
         return line
-    name = named[1].strip().lower()
-    known = name if name == "*" else name.replace("*", "")
+    product = _PRODUCT_ENDS.split(named[1].strip().lower(), maxsplit=1)[0]  # without the version and comment of User-Agent
+    known = product if product == "*" else product.replace("*", "")
     return f"User-agent: {known if known in (*agents, '*') else _STRANGER}"
 
 

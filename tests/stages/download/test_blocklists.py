@@ -46,6 +46,17 @@ def test_urls_are_blocked_by_any_hash_or_as_they_are(tmp_path: Path, name: str |
     assert verdict(found, "http://a.example/other.jpg", "http://a.example/other.jpg") is None
 
 
+@pytest.mark.parametrize(
+    "entry", ["http://a.example/b%20c.jpg", "\ufeffHTTP://A.example:80/b c.jpg", "http://u:p@a.example/b c.jpg#x"]
+)
+def test_another_spelling_of_the_same_request_is_no_way_round(tmp_path: Path, entry: str) -> None:
+    found = lists(tmp_path, urls=entry)
+    for text in ("http://a.example/b c.jpg", "http://A.example/b%20c.jpg#1", "http://u@a.example:80/b c.jpg"):
+        assert verdict(found, text, text) == "blocked_url"
+    for text in ("http://a.example/b%20c.jpg?1", "http://a.example:8080/b%20c.jpg", "https://a.example/b%20c.jpg"):
+        assert verdict(found, text, text) is None
+
+
 @pytest.mark.parametrize("name", ["md5", "sha1", "sha256"])
 def test_contents_are_blocked_by_their_hash(tmp_path: Path, name: str) -> None:
     bodies = [f"body {i}".encode() for i in range(300)]  # among them hashes that end in a zero byte

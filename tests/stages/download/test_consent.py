@@ -24,12 +24,23 @@ US = frozenset({"pairsift", "our-corpus"})
         (["otherbot: nofollow, noai"], None),
         (["otherbot: nofollow, pairsift: noai"], "noai"),
         (["unavailable_after: 25 Jun 2030 15:00:00 GMT, noindex"], "noindex"),
+        (["unavailable_after: Wed, 25 Jun 2030 15:00:00 GMT, noindex"], "noindex"),
+        (["*: noai"], "noai"),
+        (["none"], None),  # none of DIRECTIVES: see test_none_is_noindex
         ([":"], None),
         ([""], None),
     ],
 )
 def test_x_robots_tag(values: list[str], found: str | None) -> None:
     assert forbidding(values, US, DIRECTIVES) == found
+
+
+def test_none_is_noindex() -> None:
+    headers = CIMultiDictProxy(CIMultiDict({"X-Robots-Tag": "None"}))
+    with pytest.raises(FetchError) as caught:
+        Consent(US, DIRECTIVES, tdm=True, content_usage=True).check(headers)
+    assert caught.value.failure is Failure.X_ROBOTS_TAG
+    Consent(US, ["noai"], tdm=True, content_usage=True).check(headers)
 
 
 @pytest.mark.parametrize("value", ["noai", "all", "otherbot: noindex", "pairsift: noai", "nofollow,NOINDEX"])

@@ -63,6 +63,10 @@ def test_groups_are_for_whole_names() -> None:
     text += "User-agent: *\nDisallow: /"
     assert verdicts(parsed(text, "pairsift", content_usage=True), "/a", "/b") == [None, "robots_disallowed"]
     assert verdicts(parsed(text, "corpus", content_usage=True), "/a") == ["robots_disallowed"]
+    for copied in ("PairSift/1.0", "pairsift (+https://a.example)"):  # from the log of a host that we have asked
+        assert verdicts(parsed(f"User-agent: {copied}\nDisallow: /", "pairsift", content_usage=True), "/") == [
+            "robots_disallowed"
+        ]
     alone = "User-agent: other\nUser-agent: *\nDisallow: /a\nUser-agent: another\nDisallow: /b"
     assert verdicts(parsed(alone, "pairsift", content_usage=True), "/a", "/b") == ["robots_disallowed", None]
 
