@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from pairsift.stages.download.addresses import AddressRule, PrivateAddressError, Resolver, is_public
+from pairsift.stages.download.addresses import AddressInfo, AddressRule, PrivateAddressError, Resolver, is_public
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
@@ -64,6 +64,47 @@ def test_names_are_judged_by_their_addresses() -> None:
     assert set(asyncio.run(look_up(allow_private=True))) <= {"127.0.0.1", "::1"}
     with pytest.raises(PrivateAddressError, match="localhost resolves to"):
         asyncio.run(look_up(allow_private=False))
+
+
+def test_a_name_is_looked_up_once_for_all_who_ask() -> None:
+    """And goes on to be looked up when who asked first is gone. What failed is asked for anew."""
+    asked: list[str] = []
+
+    async def slowly(host: str, port: int) -> list[AddressInfo]:
+        asked.append(host)
+        await asyncio.sleep(0.05)
+        if host == "bad.example" and len(asked) < 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
+
+    async def run() -> None:
+        resolver = Resolver(AddressRule(allow_private=False), slowly, fresh_seconds=0.5)
+        first = asyncio.ensure_future(resolver.resolve("a.example", 80))
+        others = [asyncio.ensure_future(resolver.resolve("a.example", 80)) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        first.cancel()
+        assert [found[0][4] for found in await asyncio.gather(*others)] == [("8.8.8.8", 80)] * 5
+        await resolver.resolve("a.example", 80)
+        assert asked == ["a.example"]
+        failed = await asyncio.gather(*(resolver.resolve("bad.example", 80) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in failed] == [socket.gaierror] * 3
+        assert await resolver.resolve("bad.example", 80)
+        assert asked == ["a.example", "bad.example", "bad.example"]
+        await asyncio.sleep(0.5)
+        await resolver.resolve("a.example", 80)
+        assert len(asked) == 4
+        await resolver.resolve("1.1.1.1", 80)
+        assert len(asked) == 4
+
+    asyncio.run(run())
+
+
+def test_a_name_without_an_address_does_not_exist() -> None:
+    async def nothing(_: str, __: int) -> list[AddressInfo]:
+        return []
+
+    with pytest.raises(socket.gaierror, match="no address"):
+        asyncio.run(Resolver(AddressRule(allow_private=True), nothing).resolve("a.example", 80))
 
 
 def test_a_name_no_query_can_carry_does_not_exist() -> None:
