@@ -90,7 +90,7 @@ class Download(ImageOptions, MannersOptions, Stage):
     bbox_col: str | None = Field(
         None,
         description="column of boxes to blur, as detectors of faces give them: a list of [left, top, right, bottom] per row, "
-        "in fractions of the sides; null: nothing to blur",
+        "in fractions of the sides, as lists or as JSON text; null: nothing to blur",
     )
 
     @field_validator("allow_private_addresses")

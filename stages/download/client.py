@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ssl
+import sys
 from collections import OrderedDict
 from functools import partial
 from typing import Any
@@ -75,6 +76,8 @@ class Client:
         self._connections = connections
         self._keep_alive_seconds = keep_alive_seconds
         self._proxy = None if proxy is None else URL(proxy)
+        if self._proxy is not None and self._proxy.scheme == "https" and sys.version_info < (3, 11):
+            raise ConfigError("a proxy with https needs Python 3.11 or newer, whose asyncio has TLS within TLS")
         # Images are compressed already; an answer that is compressed all the same is decoded, and counted decoded.
         self._fields = f"User-Agent: {user_agent}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
         self._scratch = memoryview(bytearray(READ_BYTES))

@@ -26,7 +26,8 @@ class Head(NamedTuple):
 
     status: int
     headers: CIMultiDictProxy[str]  # values with what is no UTF-8 as surrogates
-    length: int | None  # bytes of the body as it is sent; None where it says by itself where it ends
+    length: int | None  # bytes of the body as it is sent; None where the body itself says where it ends
+    until_close: bool = False  # the body ends with the connection
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -193,8 +194,8 @@ class Connection(asyncio.BufferedProtocol):
             self._error = FetchError(Failure.CONNECTION_RESET, str(error))
         elif head is None:
             self._error = FetchError(Failure.CONNECTION_LOST, str(error or "the server hung up"))
-        elif head.length is None and "Transfer-Encoding" not in head.headers and error is None:
-            self._ended = True  # this is how such a body ends
+        elif head.until_close and error is None:
+            self._ended = True
         else:
             self._error = FetchError(Failure.INCOMPLETE_BODY, f"the connection ended after {self.received} bytes")
         self._wake()
@@ -236,10 +237,11 @@ class Connection(asyncio.BufferedProtocol):
             self._fields.clear()
             return
         headers = CIMultiDictProxy(CIMultiDict(self._fields))
-        stated = None if "Transfer-Encoding" in headers else headers.get("Content-Length")
+        stated = headers.get("Content-Length")  # never beside Transfer-Encoding: the parser refuses that
         length = 0 if status in _NO_BODY else None if stated is None else int(stated)
+        chunked = headers.get("Transfer-Encoding", "").lower().endswith("chunked")
         self._keep_alive = self._parser.should_keep_alive()
-        self._head = Head(status, headers, length)
+        self._head = Head(status, headers, length, until_close=length is None and not chunked)
         self._unheeded = 0
         self._wake()
 

@@ -106,6 +106,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
         (b"HTTP/1.0 200 OK\r\n\r\nbo", 0.05, b"dy", CLOSE),
         (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0.02, SHORT),
         (CHUNKED + b"2;x=y\r\nbo\r\n2 \r\ndy\r\n0\r\nX-Trailer: 1\r\n\r\n",),
+        (OK + b"Transfer-Encoding: identity\r\n\r\nbo", 0.02, b"dy", CLOSE),
         (CHUNKED, 0.02, b"2\r\nbo", 0.02, b"\r\n2\r\ndy\r\n0\r\n", 0.02, b"\r\n"),
         (OK + b"Upgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\nContent-Length: 4\r\n\r\nbody",),
     ],

@@ -1,4 +1,7 @@
 import asyncio
+import ssl
+import sys
+from pathlib import Path
 
 import pytest
 from hostile.server import GOOD, Server
@@ -51,12 +54,14 @@ def test_what_is_allowed_is_not_looked_up() -> None:
 class Tunnel:
     """A proxy that says what it is told to CONNECT, and then leads to a TLS server."""
 
-    def __init__(self, target: int, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
-        self._target, self._says = target, says
+    def __init__(
+        self, target: int, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n", tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._target, self._says, self._tls = target, says, tls
         self.asked: list[str] = []
 
     async def __aenter__(self) -> "Tunnel":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -81,9 +86,9 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def through(tunnel: Tunnel, hostile: Server, user: str = "") -> list[bytes]:
-    """What comes of two requests over TLS."""
-    async with Client("test", 2, AddressRule(["127.0.0.1"]), proxy=f"http://{user}127.0.0.1:{tunnel.port}") as client:
+async def through(tunnel: Tunnel, hostile: Server, to: str = "http://") -> list[bytes]:
+    """What comes of two requests over TLS. `to`: how the proxy's URL begins."""
+    async with Client("test", 2, AddressRule(["127.0.0.1"]), proxy=f"{to}127.0.0.1:{tunnel.port}") as client:
         fetcher = Fetcher(client, Limits(5, 8_000_000, 0))
         return [await fetcher.fetch(URL(f"https://127.0.0.1:{hostile.tls['valid']}/good")) for _ in range(2)]
 
@@ -94,9 +99,20 @@ def test_tls_goes_through_a_tunnel(hostile: Server, monkeypatch: pytest.MonkeyPa
     async def run() -> None:
         target = f"127.0.0.1:{hostile.tls['valid']}"
         async with Tunnel(hostile.tls["valid"]) as tunnel:
-            assert await through(tunnel, hostile, "me:secret@") == [GOOD, GOOD]
+            assert await through(tunnel, hostile, "http://me:secret@") == [GOOD, GOOD]
             credentials = "Proxy-Authorization: Basic bWU6c2VjcmV0"
             assert tunnel.asked == [f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{credentials}\r\n\r\n"]  # and is kept
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has no TLS within TLS")
+def test_tls_goes_through_tls(hostile: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(hostile.authority.path))
+
+    async def run() -> None:
+        async with Tunnel(hostile.tls["valid"], tls=hostile.authority.server_context("valid")) as tunnel:
+            assert await through(tunnel, hostile, "https://") == [GOOD, GOOD]
 
     asyncio.run(run())
 
