@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,9 @@ def register(app: typer.Typer, finish: Callable[[Config, Options, bool], None]) 
             list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the config that results.")
         ] = None,
         show_config: Annotated[bool, typer.Option("--show-config", help="Print that config, as JSON, and stop.")] = False,
+        rewrite: Annotated[
+            bool, typer.Option("--replace", help="Rewrite published shards that other flags would fill otherwise.")
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print run.json instead of tables.")] = False,
     ) -> None:
         flags = read_flags(context.args)
@@ -44,7 +48,7 @@ def register(app: typer.Typer, finish: Callable[[Config, Options, bool], None]) 
         make_plan(loaded)  # a mistake is told before anything is removed
         for note in [*notes(flags), *prepare_output(flags, loaded)]:
             typer.echo(note, err=True)
-        finish(loaded, options_of(flags), as_json)
+        finish(loaded, replace(options_of(flags), replace=rewrite), as_json)
 
 
 def _line(name: str) -> str:

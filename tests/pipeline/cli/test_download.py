@@ -154,3 +154,15 @@ def test_mistakes_and_notes(rows: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = command("pairsift", "--url_list", str(rows), *FLAGS, "--show-config", "--set", "x=1")
     assert json.loads(done.stdout)["shards"] == {"rows": 4, "layout": "img2dataset"}
+
+
+def test_other_flags_rewrite_nothing_unless_asked(rows: Path, tmp_path: Path) -> None:
+    flags = ["--url_list", str(rows), "--output_folder", str(tmp_path / "images"), *FLAGS, "--allow_private_addresses"]
+    assert command("pairsift", *flags).returncode == 0
+    flags += ["--image_size", "64"]
+    refused = command("pairsift", *flags)
+    assert (refused.returncode, refused.stderr.strip().count("\n")) == (2, 0)
+    assert "`--replace` rewrites" in refused.stderr
+    done = command("pairsift", *flags, "--replace")
+    assert done.returncode == 0, done.stderr
+    assert {min(row["width"], row["height"]) for row in rows_of(tmp_path / "images" / "shards").values()} == {64}
