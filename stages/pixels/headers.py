@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ImageFormat = Literal["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 Size = tuple[int, int]  # width, height, in pixels
@@ -19,6 +19,9 @@ _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; the sizes that BMP writers use
 _MAX_JPEG_SEGMENTS = 4096  # real files have a few dozen, at most some hundred for large colour profiles and XMP
 _MAX_TIFF_TAGS = 4096
+# ImageWidth, ImageLength, BitsPerSample, SamplesPerPixel, StripByteCounts, TileWidth, TileLength, TileByteCounts.
+_TIFF_TAGS = (256, 257, 258, 277, 279, 322, 323, 325)
+_TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 MAX_PNG_CHUNKS = 100_000  # a file of 50 MB in chunks of 8 KB has 6,400; what has more is not looked through
 _PNG_CHUNK = struct.Struct(">I4s")  # length of the content, type
 _NO_FILL_BYTE = re.compile(rb"[^\xff]")  # any number of fill bytes may precede a marker's code; megabytes, if need be
@@ -179,20 +182,48 @@ def _bmp_size(data: bytes) -> Size:
 
 def _tiff_size(data: bytes) -> Size | None:
     """Of the first directory, which is the image that decoders read."""
+    fields = tiff_fields(data)
+    if fields is None or not {256, 257} <= fields.keys():
+        return None
+    return fields[256].first(data), fields[257].first(data)
+
+
+class TiffField(NamedTuple):
+    """Where a tag's values are, and how many. `layout` is struct's, of one."""
+
+    layout: str
+    values: int
+    start: int
+
+    def first(self, data: bytes) -> int:
+        """Raises struct.error where it lies beyond the file."""
+        return int(struct.unpack_from(self.layout, data, min(self.start, len(data)))[0])
+
+
+def tiff_fields(data: bytes) -> dict[int, TiffField] | None:
+    """Tag → field, of the tags in the first directory that say how large the pixels are. Of a tag that comes twice the first
+    counts, as for libtiff. None for a damaged directory, or a type that no writer uses there. Raises struct.error, too."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\x00", b"\x00+")
-    directory = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    number, header = (order + "Q", 8) if big else (order + "I", 4)
+    directory = struct.unpack_from(number, data, header)[0]
     if directory >= len(data):
         return None
     count = struct.unpack_from(order + ("Q" if big else "H"), data, directory)[0]
     first, entry_bytes, value_at = (directory + 8, 20, 12) if big else (directory + 2, 12, 8)
-    sides: dict[int, int] = {}
-    for i in range(min(count, _MAX_TIFF_TAGS)):
-        entry = first + i * entry_bytes
+    fields: dict[int, TiffField] = {}
+    for entry in range(first, first + min(count, _MAX_TIFF_TAGS) * entry_bytes, entry_bytes):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in (256, 257) and kind in (3, 4):  # ImageWidth, ImageLength, as SHORT or LONG
-            sides[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + value_at)[0]
-    return (sides[256], sides[257]) if len(sides) == 2 else None
+        if tag not in _TIFF_TAGS or tag in fields:
+            continue
+        if kind not in _TIFF_TYPES:
+            return None
+        layout = order + _TIFF_TYPES[kind]
+        values = struct.unpack_from(number, data, entry + 4)[0]
+        at = entry + value_at
+        fits = values * struct.calcsize(layout) <= struct.calcsize(number)
+        fields[tag] = TiffField(layout, values, at if fits else struct.unpack_from(number, data, at)[0])
+    return fields
 
 
 def _avif_size(data: bytes) -> Size | None:

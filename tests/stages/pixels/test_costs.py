@@ -104,3 +104,66 @@ def test_a_chunk_that_ends_beyond_the_file_is_not_made_room_for() -> None:
     announced = struct.pack(">I", 0xFFFFFF00) + b"prVt" + bytes(100)
     data = png()[:33] + announced + png()[33:]
     assert is_truncated(data, "png")
+
+
+Entry = tuple[int, int, int, int]  # tag, type (3: SHORT, 4: LONG, 9: SLONG), count, value or where the values are
+PICTURE: list[Entry] = [(256, 4, 1, 8000), (257, 4, 1, 8000), (258, 3, 1, 8), (277, 3, 1, 1), (279, 4, 1, 99)]
+
+
+def tiff(*entries: Entry, after: bytes = b"") -> bytes:
+    """Little-endian, with its one directory in front, and then `after`, which begins at 10 + 12 * len(entries) + 4."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + after
+
+
+def where(entries: int) -> int:
+    return 10 + 12 * entries + 4
+
+
+def changed(**values: int) -> list[Entry]:
+    """PICTURE with other values of the tags `t256`, …, or with further tags."""
+    entries = {entry[0]: entry for entry in PICTURE}
+    for name, value in values.items():
+        entries[int(name[1:])] = (int(name[1:]), 4, 1, value)
+    return sorted(entries.values())
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        PICTURE,
+        changed(t258=16, t277=4),
+        changed(t258=64),
+        changed(t322=256, t323=256),
+        changed(t256=10, t257=10, t322=4096, t323=4096),
+        changed(t256=10, t257=10, t258=64, t277=4),
+    ],
+)
+def test_honest_tiffs_pass(entries: list[Entry]) -> None:
+    assert too_costly(tiff(*entries, after=bytes(99)), "tiff") is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (changed(t258=64, t277=4), "64-bit samples"),
+        (changed(t258=32, t277=3), "32-bit samples"),
+        (changed(t256=10, t257=10, t322=16384, t323=16384), "in tiles of 16384x16384"),
+        (changed(t256=65536, t257=16, t322=16, t323=1 << 20), "in tiles of 16x1048576"),
+        ([*PICTURE[:2], (258, 3, 3, 10**6)], "beyond its end"),
+    ],
+)
+def test_tiffs_that_cost_their_decoder_gigabytes_or_minutes(entries: list[Entry], words: str) -> None:
+    assert words in str(too_costly(tiff(*entries, after=bytes(99)), "tiff"))
+
+
+@pytest.mark.parametrize("tag", [279, 325])
+def test_strips_that_lie_all_in_one_place(tag: int) -> None:
+    verdicts = []
+    for strips in (10, 1000):
+        entries = [*PICTURE[:4], (tag, 4, strips, where(5))]
+        data = tiff(*entries, after=struct.pack("<I", 50_000) * strips + bytes(50_000))
+        verdicts.append(too_costly(data, "tiff"))
+    assert verdicts == [None, "TIFF whose strips or tiles have more than 16 times the file's bytes"]
+    cut = tiff(*PICTURE[:4], (tag, 4, 2**32 - 1, 2**32 - 1))
+    assert too_costly(cut, "tiff") is None  # for the decoder to refuse

@@ -97,3 +97,16 @@ def test_a_bitmap_may_run_from_the_top_down() -> None:
     data = bytearray(picture("bmp"))
     data[22:26] = struct.pack("<i", -SIZE[1])
     assert header_size(bytes(data), "bmp") == SIZE
+
+
+def tiff_of(*entries: tuple[int, int, int]) -> bytes:
+    """Little-endian, with one directory of (tag, type, value)."""
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+
+
+def test_of_a_tag_that_comes_twice_the_first_counts_as_for_libtiff() -> None:
+    twice = tiff_of((256, 4, 20_000), (256, 4, 10), (257, 3, 20_000), (257, 3, 10))
+    assert header_size(twice, "tiff") == (20_000, 20_000)
+    signed = tiff_of((256, 9, 20_000), (256, 4, 10), (257, 9, 20_000), (257, 4, 10))  # libtiff takes SLONG, too
+    assert header_size(signed, "tiff") is None

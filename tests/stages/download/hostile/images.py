@@ -187,6 +187,11 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         "too_many_pixels",
     ),
     "tiff_bomb": (lambda: tiff_stating(60000, 60000), "too_many_pixels"),
+    "tiff_bomb_with_small_sides_besides": (
+        lambda: tiff((256, 4, 1, 60000), (256, 4, 1, 9), (257, 4, 1, 60000), (257, 4, 1, 9), after=bytes(512)),
+        "too_many_pixels",
+    ),
+    "tiff_of_huge_tiles": (lambda: tiff_stating(9, 9, (322, 4, 1, 1 << 20), (323, 4, 1, 16384)), "too_costly"),
     "avif_bomb": (
         lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0\0\0\x14ispe\0\0\0\0\0\1\0\0\0\1\0\0",
         "too_many_pixels",
