@@ -27,7 +27,7 @@ from pairsift.stages.storage import Folder
 FOLDER = "release"
 SUBSET = "subset.npy"
 _OURS = re.compile(r"\d{5,}\.parquet|subset\.npy")
-_UID = np.dtype("u8,u8")
+UID = np.dtype("u8,u8")  # of a subset
 _GROUP = 1 << 17  # rows of a row group
 Kept = Callable[[set[str]], Iterator[pa.Table]]  # columns → the kept rows with these, in order, in tables of any length
 
@@ -82,6 +82,16 @@ def columns_of(plan: Plan) -> dict[str, str]:
     return found
 
 
+def name_of(number: int) -> str:
+    """A file's name in the release's folder."""
+    return f"{number:05d}.parquet"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file there is, or was, of a release."""
+    return _OURS.fullmatch(name) is not None
+
+
 def write_release(output: Folder, plan: Plan, kept: Kept) -> None:
     """Write the files, and remove those of an earlier release that are not in this one.
 
@@ -93,14 +103,14 @@ def write_release(output: Folder, plan: Plan, kept: Kept) -> None:
         columns, halves = columns_of(plan), list[Numbers]()
         tables = _tables(kept, columns, halves if release.subset else None)
         for number, groups in itertools.groupby(_groups(tables, release.rows), key=itemgetter(0)):
-            names.add(name := f"{number:05d}.parquet")
+            names.add(name := name_of(number))
             _write(output, f"{FOLDER}/{name}", (table for _, table in groups))
         if release.subset:
             names.add(SUBSET)
             with output.create(f"{FOLDER}/{SUBSET}") as file:
-                np.save(file, np.sort(np.concatenate([np.empty(0, _UID), *halves])), allow_pickle=False)
+                np.save(file, np.sort(np.concatenate([np.empty(0, UID), *halves])), allow_pickle=False)
     for name in output.names(FOLDER):
-        if name not in names and _OURS.fullmatch(name):
+        if name not in names and is_ours(name):
             output.remove(f"{FOLDER}/{name}")
 
 
@@ -118,7 +128,7 @@ def _halves(uids: pa.ChunkedArray) -> Numbers:
     if not pc.all(pc.match_substring_regex(uids, "^[0-9a-f]{32}$")).as_py() and len(uids):
         raise ConfigError("release.subset: DataComp's list takes uids of 32 hex digits, and the input has others")
     numbers = np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype("<u8")
-    return numbers.view(_UID)
+    return numbers.view(UID)
 
 
 def _groups(tables: Iterable[pa.Table], rows: int) -> Iterator[tuple[int, pa.Table]]:

@@ -7,30 +7,25 @@ does it.
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pairsift.pipeline.control.lock import hold, holder
-from pairsift.pipeline.cut.fate_table import FATES
 from pairsift.pipeline.report.progress import Silent
-from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.check_embeddings import with_embeddings
+from pairsift.pipeline.upkeep.check_fates import look_at_fates
 from pairsift.pipeline.upkeep.check_records import look_at_places, look_at_records
-from pairsift.pipeline.upkeep.check_shards import Expected, ShardCheck, uid_sum
-from pairsift.pipeline.upkeep.check_work import UnitCheck, read_all_generations, unit_checks
-from pairsift.pipeline.upkeep.problems import Findings, Problem, reason, spread
+from pairsift.pipeline.upkeep.check_release import look_at_release
+from pairsift.pipeline.upkeep.check_shards import Expected, ShardCheck
+from pairsift.pipeline.upkeep.check_unit import UnitCheck
+from pairsift.pipeline.upkeep.check_work import read_all_generations, unit_checks
+from pairsift.pipeline.upkeep.problems import AGAIN, Findings, Problem, spread
 from pairsift.stages.base import ConfigError
-from pairsift.stages.fates import Status
 from pairsift.stages.storage import Folder, is_remote
 
-_AGAIN = "run again: nothing is computed again"
 Json = dict[str, Any]
 
 
@@ -130,18 +125,18 @@ def _shards_in(names: set[str]) -> list[str]:
 
 def _look_at_output(output: Folder, names: set[str], found: Findings, tasks: _Tasks) -> None:
     cut = _json(output, "cut.json", found, "run the config again")
-    run = _json(output, "run.json", found, _AGAIN)
+    run = _json(output, "run.json", found, AGAIN)
     if "cut.json" not in names:
         found.add(output.path("cut.json"), "is missing", "run the config again: nothing is computed again")
     if "run.json" not in names:
         found.add(output.uri, "no run has ended here", "run again: it goes on from where it is")
     work = _work_of(output, cut)
-    expected = None
+    expected = kept = None
     if "fates.parquet" in names:
         retried = work is not None and any(g.retry for g in read_all_generations(Folder(work), Findings()))
-        expected = _fates(output, run, found, without_gaps=not retried)
+        expected, kept = look_at_fates(output, run, found, without_gaps=not retried)
     elif "run.json" in names:
-        found.add(output.path("fates.parquet"), "is missing", _AGAIN)
+        found.add(output.path("fates.parquet"), "is missing", AGAIN)
     shards = output / "shards"
     look_at_places(output, found)
     there = _shards_in(set(shards.names()))
@@ -154,6 +149,8 @@ def _look_at_output(output: Folder, names: set[str], found: Findings, tasks: _Ta
             found.add(shards.path(f"{name}.tar"), "fates.parquet names no such shard", "run again: it is removed")
         there = [name for name in there if name in expected]
     config = (cut or {}).get("config") or {}
+    if "run.json" in names:
+        look_at_release(output, config.get("release"), kept, found)
     checks = _shard_checks(shards, there, found, expected or {}, config)
     tasks.shards += with_embeddings(output, checks, found)
     if work:
@@ -190,11 +187,11 @@ def _json(folder: Folder, name: str, found: Findings, remedy: str) -> Json | Non
 def _shard_checks(
     shards: Folder, names: list[str], found: Findings, expected: dict[str, Expected] | None = None, config: Json | None = None
 ) -> list[ShardCheck]:
-    sizes = _json(shards, "sizes.json", found, _AGAIN)
+    sizes = _json(shards, "sizes.json", found, AGAIN)
     if sizes is None and expected:
         sizes = {}
         if not shards.exists("sizes.json"):
-            found.add(shards.path("sizes.json"), "is missing", _AGAIN)
+            found.add(shards.path("sizes.json"), "is missing", AGAIN)
     stages = [stage for stage in (config or {}).get("stages", []) if stage.get("use") == "download"]
     as_they_came = bool(stages) and all(stage.get("disable_all_reencoding") for stage in stages)
     ours = not config or bool(stages)
@@ -204,52 +201,3 @@ def _shard_checks(
         fates = expected[name] if expected else None
         tasks.append(ShardCheck(shards, name, size, fates, images_are_ours=ours, bodies_as_they_came=as_they_came))
     return tasks
-
-
-def _fates(output: Folder, run: Json | None, found: Findings, *, without_gaps: bool) -> dict[str, Expected] | None:
-    """Check fates.parquet, and return what it says of each shard; None where it cannot be read. A row that was tried again has
-    a fate by its new ordinal only: that makes gaps."""
-    path = output.path("fates.parquet")
-    remedy, remove = f"remove {path} and {_AGAIN}", [path]
-    counts: Counter[str] = Counter()
-    shards: dict[str, Expected] = {}
-    last = -1
-    try:
-        for batch in _batches(output):
-            steps = np.diff(batch["ordinal"].to_numpy(), prepend=last)
-            if np.any(steps != 1 if without_gaps else steps < 1):
-                found.add(path, f"lacks a row, or has one twice, behind ordinal {last:,}", remedy, remove)
-                return None
-            last = batch["ordinal"][-1].as_py()
-            counts.update(batch["status"].to_pylist())
-            _note_shards(batch, shards)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        found.add(path, f"cannot be read: {reason(error)}", remedy, remove)
-        return None
-    found.count("fates", counts.total())
-    if run is not None and (run.get("rows"), _positive(run.get("counts") or {})) != (counts.total(), dict(counts)):
-        told = output.path("run.json")
-        what = f"says other counts than fates.parquet, which has {counts.total():,} rows"
-        found.add(told, what, f"{_AGAIN}, and both are written", [])
-    return shards
-
-
-def _batches(output: Folder) -> Iterator[pa.RecordBatch]:
-    for batch in tables.batches(output, "fates.parquet"):
-        if batch.schema.names != FATES.names:
-            raise OSError(f"its columns are {', '.join(batch.schema.names)}")
-        yield batch
-
-
-def _note_shards(batch: pa.RecordBatch, shards: dict[str, Expected]) -> None:
-    named = batch.filter(batch["shard"].is_valid())
-    for name in named["shard"].unique().to_pylist():
-        rows = named.filter(pc.equal(named["shard"], name))
-        expected = shards.setdefault(name, Expected())
-        expected.rows += len(rows)
-        expected.kept += pc.sum(pc.equal(rows["status"], Status.SUCCESS.value)).as_py() or 0
-        expected.uids += uid_sum(rows["uid"])
-
-
-def _positive(counts: Json) -> Json:
-    return {status: rows for status, rows in counts.items() if rows}

@@ -14,7 +14,7 @@ from pairsift.pipeline.pack.sample import plain
 from pairsift.pipeline.upkeep import tables
 from pairsift.pipeline.upkeep.archives import IMAGE_FORMATS, DamagedTarError, Member, image_fault, walk
 from pairsift.pipeline.upkeep.check_embeddings import look_at_embeddings
-from pairsift.pipeline.upkeep.problems import Findings, reason
+from pairsift.pipeline.upkeep.problems import AGAIN, Findings, reason
 from pairsift.stages.fates import Status
 from pairsift.stages.storage import Folder
 
@@ -161,7 +161,7 @@ def uid_sum(uids: pa.ChunkedArray) -> int:
 
 
 def _again(path: str) -> tuple[str, list[str]]:
-    return f"remove {path} and run again: nothing is computed again", [path]
+    return f"remove {path} and {AGAIN}", [path]
 
 
 def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+AGAIN = "run again: nothing is computed again"  # the remedy for what comes of the rest
 _FEW = 16  # tasks that are done here sooner than another process has started
 _WAITING = 4  # tasks handed to each process ahead of its work
 

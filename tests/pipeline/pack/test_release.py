@@ -13,6 +13,7 @@ import pytest
 import pairsift
 from pairsift.pipeline.ledger import copies
 from pairsift.pipeline.pack import release
+from pairsift.pipeline.upkeep.check import check, fix
 from pairsift.stages.base import ConfigError
 
 Listing = Callable[..., dict[str, Any]]
@@ -53,6 +54,37 @@ def test_columns_of_ones_own_are_sql(run: Any, tmp_path: Path) -> None:
     files = released(tmp_path)
     assert [len(rows) for rows in files.values()] == [3, 3, 2]
     assert files["00001.parquet"][0] == {"LINK": "http://example.com/5", 'percent "%"': 50.0}
+
+
+def test_check_reads_the_release(run: Any, tmp_path: Path) -> None:
+    run(release={"rows": 3, "subset": True})
+    folder = tmp_path / "out" / "release"
+
+    def problems() -> dict[str, str]:
+        checked = check(str(tmp_path / "out"), lambda _: None)
+        fix(str(tmp_path / "out"), checked.problems)
+        return {Path(problem.where).name: problem.what for problem in checked.problems}
+
+    assert problems() == {}
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    second = pq.read_table(folder / "00001.parquet")
+    pq.write_table(second.slice(1), folder / "00001.parquet")
+    (folder / "00002.parquet").unlink()
+    np.save(folder / "subset.npy", np.load(folder / "subset.npy")[::-1])
+    (folder / "00003.parquet").write_bytes(whole["00000.parquet"])
+    middle = len(whole["00000.parquet"]) // 4
+    (folder / "00000.parquet").write_bytes(whole["00000.parquet"][:middle] + b"damaged" + whole["00000.parquet"][middle + 7 :])
+    found = problems()
+    assert found.pop("00000.parquet").startswith("cannot be read: ")
+    assert found == {
+        "00001.parquet": "has 2 rows, and is to have 3",
+        "00002.parquet": "is missing",
+        "00003.parquet": "is not of this release",
+        "subset.npy": "is no sorted list of uids",
+    }
+    run(release={"rows": 3, "subset": True})
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert problems() == {}
 
 
 def test_a_smaller_release_leaves_nothing_of_the_larger(run: Any, tmp_path: Path) -> None:
