@@ -13,10 +13,12 @@ import zlib
 
 import numpy as np
 
+from pairsift.stages.pixels.gif import has_many_clears
 from pairsift.stages.pixels.headers import ImageFormat, TiffField, png_chunks, tiff_fields
 
 MAX_SCANS = 64  # of a JPEG; encoders write 10 or so, and no sensible script for three components needs 64
 MAX_TEXT = 16 * 2**20  # bytes of inflated text in a PNG
+MAX_CLEARS = 2**16  # of a GIF's first picture
 MAX_WIDE_SAMPLES = 2**29  # bytes of a TIFF's samples, if they have more than 16 bits
 _MAX_PADDING = 4  # times a TIFF's pixels that its tiles may have; those of small pictures may have 2^24 pixels
 _MAX_SHARED = 16  # times a TIFF's bytes that its strips or tiles may have together: no writer stores two in one place
@@ -35,9 +37,11 @@ def too_costly(data: bytes, image_format: ImageFormat) -> str | None:
     if image_format == "png" and _has_too_much_text(data):
         return f"PNG with more than {MAX_TEXT} bytes of text, inflated"
     try:
+        if image_format == "gif" and has_many_clears(data, MAX_CLEARS):
+            return f"GIF whose first picture begins its code table anew more than {MAX_CLEARS} times"
         return _tiff_costs(data) if image_format == "tiff" else None
-    except struct.error:
-        return "TIFF with values beyond its end"
+    except (struct.error, IndexError):
+        return f"{image_format} with values beyond its end"
 
 
 def _tiff_costs(data: bytes) -> str | None:

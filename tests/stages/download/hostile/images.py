@@ -112,6 +112,12 @@ def gif_of_many_frames(frames: int, side: int) -> bytes:
     return head + frame * frames + b";"
 
 
+def gif_of_clear_codes() -> bytes:
+    """4 MB of them, of 3 bits each, in a picture of 9 x 9 pixels."""
+    head = b"GIF89a" + struct.pack("<HHBBB", 9, 9, 0x80, 0, 0) + bytes(6) + b"\x2c" + struct.pack("<HHHHB", 0, 0, 9, 9, 0)
+    return head + b"\x02" + (b"\xff" + b"\x24\x49\x92" * 85) * 16_000 + b"\0;"
+
+
 def zipped() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -191,6 +197,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         lambda: tiff((256, 4, 1, 60000), (256, 4, 1, 9), (257, 4, 1, 60000), (257, 4, 1, 9), after=bytes(512)),
         "too_many_pixels",
     ),
+    "gif_of_clear_codes": (gif_of_clear_codes, "too_costly"),
     "tiff_of_huge_tiles": (lambda: tiff_stating(9, 9, (322, 4, 1, 1 << 20), (323, 4, 1, 16384)), "too_costly"),
     "avif_bomb": (
         lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0\0\0\x14ispe\0\0\0\0\0\1\0\0\0\1\0\0",
