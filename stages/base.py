@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pairsift.stages.fates import Status
 
@@ -46,6 +46,14 @@ class Resources(BaseModel):
     gpus: float = Field(0, ge=0, description="GPUs per worker")
     workers: int | tuple[int, int] | None = Field(None, description="how many workers: a number, [min, max], or as many as fit")
     memory: int | None = Field(None, gt=0, description="bytes of heap that the scheduler sets aside per worker")
+
+    @field_validator("workers")
+    @classmethod
+    def _some(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if low is not None and high is not None and not 1 <= low <= high:
+            raise ValueError("must be a number from 1 on, or [min, max]")
+        return value
 
 
 class Source(BaseModel):

@@ -11,7 +11,7 @@ from importlib.metadata import version as installed_version
 from typing import Annotated
 
 from multidict import CIMultiDictProxy
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from yarl import URL
 
 from pairsift.stages.base import OPERATIONAL
@@ -83,6 +83,12 @@ class MannersOptions(BaseModel):
         description="files, one entry per line: domains; urls (or their md5, sha1, sha256); md5, sha1, sha256 of bodies; "
         "blocked_domain, blocked_url, blocked_content",
     )
+
+    @field_validator("proxy")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        URL(value or "")  # raises ValueError
+        return value
 
     def user_agent(self) -> str:
         """Says honestly who asks: `token pairsift/version (+contact)`."""

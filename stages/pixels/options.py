@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 
-# 67 megapixels: the largest of full-frame cameras have 61. A decoder needs up to 1.2 GB for so many: see docs/safety.md.
+# 67 megapixels: the largest of full-frame cameras have 61. A decoder needs up to 2.3 GB for so many: see docs/safety.md.
 MAX_PIXELS = 2**26
 
 _QUALITY_RANGE = {"jpg": (0, 100), "png": (0, 9), "webp": (1, 101)}

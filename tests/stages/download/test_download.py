@@ -219,7 +219,10 @@ def test_says_who_asks(server: Any, download: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"contact": "a\r\nX-Evil: 1"}, {"user_agent_token": ""}, {"timeout": 0}, {"timout": 5}, {"encode_format": "png"}],
+    [
+        *({"contact": "a\r\nX-Evil: 1"}, {"user_agent_token": ""}, {"timeout": 0}, {"timout": 5}, {"encode_format": "png"}),
+        *({"proxy": "http://a:99999"}, {"resources": {"workers": 0}}, {"resources": {"workers": [2, 1]}}),
+    ],
 )
 def test_wrong_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
