@@ -47,7 +47,7 @@ class Embed(Stage):
     On one kind of device the results are a pure function of the batch. On another they differ by rounding.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     batch_rows: ClassVar[int] = 4096  # the whole unit: the model is kept busy across batches, not across sub-batches
 
     # What these two stand for is in `identity()`: a folder may be moved, and a name may come to stand for other weights.

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-# Workers are processes and threads of ours already; OpenCV's own pool would only fight them for the cores.
-cv2.setNumThreads(1)
+from pairsift.stages.pixels.rgb import decode_rgb
 
 _MODES = {2: "bilinear", 3: "bicubic"}  # by Pillow's number of the filter
 _MOST_LEVELS = 3  # of 255: how far pixels may be from the processor's own
@@ -21,14 +20,8 @@ _PROBES = ((300, 200), (90, 130), (256, 256))  # height, width: larger and small
 
 
 def decode(encoded: pa.Buffer | None) -> NDArray[np.uint8] | None:
-    """RGB (height, width, 3), or None for what is not an image. EXIF orientation is not applied, alpha is dropped."""
-    if encoded is None or encoded.size == 0:
-        return None
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # a header that promises more pixels than OpenCV allows
-        return None
-    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    """RGB (height, width, 3), or None for what is not an image: see `decode_rgb`."""
+    return None if encoded is None else decode_rgb(encoded.to_pybytes())
 
 
 class Recipe(NamedTuple):

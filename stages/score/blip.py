@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pairsift.stages.base import ConfigError
+from pairsift.stages.pixels.rgb import decode_rgb
 
 Pixels = NDArray[np.float32]  # (3, height, width), as the model takes them
 _MATCHES = 1  # of the head's two numbers, that for a pair that fits
@@ -40,15 +40,10 @@ class Blip:
             torch.set_num_threads(threads)
 
     def read(self, encoded: bytes) -> Pixels | None:
-        """None for what OpenCV cannot decode."""
-        try:
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-        except cv2.error:  # a header that promises more pixels than OpenCV allows
+        """None for what is not an image: see `decode_rgb`."""
+        rgb = decode_rgb(encoded)
+        if rgb is None:
             return None
-        if image is None:
-            return None
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         # The layout is said, never guessed: an image 3 pixels high would be taken for channels.
         prepared = self._processor(rgb, return_tensors="np", input_data_format="channels_last")["pixel_values"]
         return np.asarray(prepared[0], dtype=np.float32)

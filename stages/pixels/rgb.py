@@ -1,0 +1,29 @@
+"""Pixels as models take them, of files that nobody has looked at yet: those of other people's datasets."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pairsift.stages.pixels.coding import ImageError
+from pairsift.stages.pixels.images import inspect
+from pairsift.stages.pixels.options import MAX_PIXELS
+
+# Workers are processes and threads of ours already; OpenCV's own pool would only fight them for the cores.
+cv2.setNumThreads(1)
+
+_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def decode_rgb(encoded: bytes) -> NDArray[np.uint8] | None:
+    """RGB (height, width, 3), or None for what is no image that can be read whole, or would cost too much: see `inspect`.
+
+    EXIF orientation is not applied, alpha is dropped.
+    """
+    try:
+        _, (width, height) = inspect(encoded)
+        if width * height > MAX_PIXELS:
+            return None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS)
+    except (ImageError, cv2.error):
+        return None
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
