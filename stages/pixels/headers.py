@@ -25,7 +25,7 @@ _TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 MAX_PNG_CHUNKS = 100_000  # a file of 50 MB in chunks of 8 KB has 6,400; what has more is not looked through
 _PNG_CHUNK = struct.Struct(">I4s")  # length of the content, type
 _NO_FILL_BYTE = re.compile(rb"[^\xff]")  # any number of fill bytes may precede a marker's code; megabytes, if need be
-_AVIF_META = 65536  # bytes; the properties stand at the start of the file
+_MAX_BOXES = 64  # of an AVIF that are walked; files have four or so
 
 
 def sniff(data: bytes) -> ImageFormat | None:
@@ -227,12 +227,34 @@ def tiff_fields(data: bytes) -> dict[int, TiffField] | None:
 
 
 def _avif_size(data: bytes) -> Size | None:
-    """The largest `ispe` (image spatial extents): of tiles, alpha planes and the whole, the whole is the largest."""
-    head, sizes, position = data[:_AVIF_META], [], -1
-    while (position := head.find(b"ispe", position + 1)) >= 0 and position + 16 <= len(head):
-        width, height = struct.unpack_from(">II", head, position + 8)
-        sizes.append((width, height))
+    """The largest `ispe` (image spatial extents) or track: of tiles, alpha planes and the whole, the whole is the largest."""
+    sizes: list[Size] = []
+    for start, end in _avif_boxes(data):
+        position = start
+        while (position := data.find(b"ispe", position + 1, end)) >= 0 and position + 16 <= len(data):
+            width, height = struct.unpack_from(">II", data, position + 8)
+            sizes.append((width, height))
+        position = start
+        while (position := data.find(b"tkhd", position + 1, end)) >= 0:  # its last fields: 16 bits, and 16 behind the point
+            last = position - 4 + int.from_bytes(data[position - 4 : position], "big")
+            width, height = struct.unpack_from(">II", data, max(0, min(last - 8, len(data))))
+            sizes.append((width >> 16, height >> 16))
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+def _avif_boxes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the boxes begin and end that say how large pictures are."""
+    position = 0
+    for _ in range(_MAX_BOXES):
+        if position + 8 > len(data):
+            return
+        size, kind = struct.unpack_from(">I4s", data, position)
+        if size == 1:
+            size = struct.unpack_from(">Q", data, position + 8)[0]
+        end = position + size if size >= 8 else len(data)  # 0: up to the end
+        if kind in (b"meta", b"moov"):
+            yield position, min(end, len(data))
+        position = end
 
 
 _SIZE_READERS: dict[ImageFormat, Callable[[bytes], Size | None]] = {

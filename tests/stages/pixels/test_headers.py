@@ -110,3 +110,34 @@ def test_of_a_tag_that_comes_twice_the_first_counts_as_for_libtiff() -> None:
     assert header_size(twice, "tiff") == (20_000, 20_000)
     signed = tiff_of((256, 9, 20_000), (256, 4, 10), (257, 9, 20_000), (257, 4, 10))  # libtiff takes SLONG, too
     assert header_size(signed, "tiff") is None
+
+
+def padded_avif(padding: int) -> bytes:
+    """A picture of 200 x 100 pixels, whose size stands behind so many bytes that name another."""
+    out = io.BytesIO()
+    Image.new("L", (200, 100)).save(out, "AVIF")
+    data = out.getvalue()
+    meta, place = data.index(b"meta") - 4, data.index(b"iprp") - 4
+    free = struct.pack(">I4s", padding, b"free") + (b"\0\0\0\x14ispe" + struct.pack(">III", 0, 9, 9)).ljust(padding - 8, b"\0")
+    offset = struct.pack(">I", data.index(b"mdat") + 4)  # of the picture's bytes, as iloc has it
+    head = data[:place].replace(offset, struct.pack(">I", data.index(b"mdat") + 4 + padding))
+    size = struct.unpack_from(">I", data, meta)[0] + padding
+    return head[:meta] + struct.pack(">I", size) + head[meta + 4 :] + free + data[place:]
+
+
+def test_an_avif_says_its_size_anywhere_in_its_meta_box() -> None:
+    data = padded_avif(100_000)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels.shape[:2] == (100, 200)
+    assert header_size(data, "avif") == (200, 100)
+
+
+def test_an_avif_of_many_pictures_is_as_large_as_its_tracks() -> None:
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "green")]
+    frames[0].save(out, "AVIF", save_all=True, append_images=frames[1:])
+    data = out.getvalue()
+    assert header_size(data, "avif") == (64, 48)
+    at = data.index(struct.pack(">II", 64 << 16, 48 << 16), data.index(b"tkhd"))
+    larger = data[:at] + struct.pack(">II", 9000 << 16, 8000 << 16) + data[at + 8 :]
+    assert header_size(larger, "avif") == (9000, 8000)

@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "gif_of_clear_codes": (gif_of_clear_codes, "too_costly"),
     "tiff_of_huge_tiles": (lambda: tiff_stating(9, 9, (322, 4, 1, 1 << 20), (323, 4, 1, 16384)), "too_costly"),
     "avif_bomb": (
-        lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0\0\0\x14ispe\0\0\0\0\0\1\0\0\0\1\0\0",
+        lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0\0\0\x20meta\0\0\0\0\0\0\0\x14ispe\0\0\0\0\0\1\0\0\0\1\0\0",
         "too_many_pixels",
     ),
     "png_chunk_of_4_gb": (lambda: png_with(b"\xff\xff\xff\x00prVt" + bytes(100)), "truncated_image"),
