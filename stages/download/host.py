@@ -143,7 +143,9 @@ class Host:
             if waiter.patience.allows(moment, now):
                 kept.append(waiter)
             else:
-                waiter.turn.set_exception(throttled(f"{self.name} asks for {moment - now:.0f} s"))
+                asked = gap or self.asked_until >= start
+                why = "asks for" if asked else "is slowed down after its trouble: the next turn is in"
+                waiter.turn.set_exception(throttled(f"{self.name} {why} {math.ceil(moment - now)} s"))
         return kept
 
     # learning

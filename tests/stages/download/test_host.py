@@ -1,9 +1,11 @@
 """One host: what it has brought on itself. How its rows take turns is in test_hosts.py."""
 
+import asyncio
+
 import pytest
 
 from pairsift.stages.download.errors import FetchError
-from pairsift.stages.download.host import DOWN_AFTER, NOBODY_THERE, Host, HostLimits
+from pairsift.stages.download.host import DOWN_AFTER, NOBODY_THERE, Host, HostLimits, Patience, Waiter
 from pairsift.stages.fates import Failure
 
 
@@ -44,3 +46,23 @@ def test_faults_in_a_row_slow_it_down(failure: Failure, times: int) -> None:
     for _ in range(20):
         host.learn(200.0, 200.0, None)
     assert (host.pace, host.width) == (0.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FetchError(Failure.HTTP_429, status=429, retry_after=60.0), "a.example asks for 60 s"),
+        (FetchError(Failure.HTTP_503, status=503), "a.example is slowed down after its trouble: the next turn is in 1 s"),
+    ],
+)
+def test_who_is_throttled_is_told_by_whom(error: FetchError, said: str) -> None:
+    async def run() -> None:
+        host = Host("a.example", most=8, interval=0.0, first_probe=30.0)
+        waiter = Waiter(Patience(0.1), asyncio.get_running_loop().create_future())
+        host.waiting.append(waiter)
+        host.learn(100.0, 100.0, error)
+        with pytest.raises(FetchError, match=said) as caught:
+            await waiter.turn
+        assert caught.value.failure is Failure.THROTTLED
+
+    asyncio.run(run())
