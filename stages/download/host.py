@@ -145,7 +145,7 @@ class Host:
             else:
                 asked = gap or self.asked_until >= start
                 why = "asks for" if asked else "is slowed down after its trouble: the next turn is in"
-                waiter.turn.set_exception(throttled(f"{self.name} {why} {math.ceil(moment - now)} s"))
+                waiter.turn.set_exception(throttled(f"{self.name} {why} {max(1, round(moment - now))} s"))
         return kept
 
     # learning
