@@ -84,7 +84,8 @@ async def read_body(answer: Answer, limits: Limits, visit: Visit, deadline: Dead
             elif coding is None:
                 body = await _in_pieces(connection, limits.max_bytes, room, Failure.TOO_MANY_BYTES)
             else:
-                body = await _in_pieces(Inflated(connection, coding), limits.max_bytes, room, Failure.COMPRESSION_BOMB)
+                inflated = Inflated(connection, coding, limits.max_bytes)
+                body = await _in_pieces(inflated, limits.max_bytes, room, Failure.COMPRESSION_BOMB)
         finally:
             visit.received += connection.received
     if not body:
@@ -95,7 +96,7 @@ async def read_body(answer: Answer, limits: Limits, visit: Visit, deadline: Dead
 async def read_beginning(answer: Answer, max_bytes: int) -> bytes:
     """At most the first `max_bytes` of a body, its content encoding undone. Raises FetchError."""
     coding = coding_of(answer.head)
-    pieces: Pieces = answer.connection if coding is None else Inflated(answer.connection, coding)
+    pieces: Pieces = answer.connection if coding is None else Inflated(answer.connection, coding, max_bytes)
     body = bytearray()
     while len(body) < max_bytes and (piece := await pieces.some()):
         body += piece

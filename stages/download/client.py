@@ -6,7 +6,6 @@ import ssl
 import sys
 from collections import OrderedDict
 from functools import partial
-from typing import Any
 
 import aiohappyeyeballs
 from yarl import URL
@@ -20,7 +19,6 @@ from pairsift.stages.fates import Failure
 _KEEP_ALIVE_SECONDS = 5.0  # idle connections cost a file descriptor each, and most hosts of a web-wide list come up once
 _SWEEP_SECONDS = 0.5  # idle connections are closed together, at the latest so much later
 _NEXT_ADDRESS_SECONDS = 0.25  # after which a name's next address is tried as well (RFC 8305, 5)
-_ENDLESS = 1e6  # seconds; one deadline rules all: see Fetcher.fetch
 
 _Key = tuple[str, str, int]  # what a connection leads to: scheme, host, port
 
@@ -83,6 +81,7 @@ class Client:
         self._scratch = memoryview(bytearray(READ_BYTES))
         self._tls: ssl.SSLContext | None = None
         self._open: set[Connection] = set()
+        self._connecting = 0
         self._idle: OrderedDict[Connection, tuple[_Key, float]] = OrderedDict()  # with until when; the oldest first
         self._idle_at: dict[_Key, list[Connection]] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -176,20 +175,25 @@ class Client:
         connection.close()
 
     async def _connect(self, url: URL, progress: Progress) -> Connection:
-        if len(self._open) >= self._connections and self._idle:
+        if self._idle and len(self._open) + self._connecting >= self._connections:
             self._close_idle(next(iter(self._idle)))
-        if self._proxy is None:
-            connection = await self._to(url, progress)
-        else:
-            try:
-                connection = await self._to(self._proxy, progress)
-            except FetchError as error:
-                raise ConfigError(f"the proxy cannot be reached: {error}") from error
-            if url.scheme == "https":
-                connection = await self._through_proxy(connection, url, progress)
+        self._connecting += 1
+        try:
+            connection = await self._connected(url, progress)
+        finally:
+            self._connecting -= 1
         if not connection.lost:
             self._open.add(connection)
         return connection
+
+    async def _connected(self, url: URL, progress: Progress) -> Connection:
+        if self._proxy is None:
+            return await self._to(url, progress)
+        try:
+            connection = await self._to(self._proxy, progress)
+        except FetchError as error:
+            raise ConfigError(f"the proxy cannot be reached: {error}") from error
+        return connection if url.scheme == "http" else await self._through_proxy(connection, url, progress)
 
     async def _to(self, url: URL, progress: Progress) -> Connection:
         loop = asyncio.get_running_loop()
@@ -200,16 +204,11 @@ class Client:
             sock = await aiohappyeyeballs.start_connection(
                 found, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1, socket_factory=self._rule.socket
             )
-            progress.enter(Failure.TLS_TIMEOUT)
             factory = partial(Connection, self._scratch, sock, self._lost)
-            try:
-                _, connection = await loop.create_connection(factory, sock=sock, **self._tls_options(url))
-            except BaseException:
-                sock.close()
-                raise
+            _, connection = await loop.create_connection(factory, sock=sock)
         except OSError as error:
             raise of_connecting(error) from error
-        return connection
+        return connection if url.scheme == "http" else await self._secured(connection, url, progress)
 
     async def _through_proxy(self, connection: Connection, url: URL, progress: Progress) -> Connection:
         """TLS to the URL's host, through a connection to the proxy."""
@@ -218,8 +217,17 @@ class Client:
             progress.asking(connection)
             head = await connection.ask(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{self._proxy_field()}\r\n".encode())
             _check_proxy(head)
-            progress.enter(Failure.TLS_TIMEOUT)
-            return await connection.secured(**self._tls_options(url))
+        except BaseException:
+            connection.close()
+            raise
+        return await self._secured(connection, url, progress)
+
+    async def _secured(self, connection: Connection, url: URL, progress: Progress) -> Connection:
+        """TLS over a connection to the URL's host. That is a step of its own so that the connection can be closed at once: one
+        that asyncio makes with TLS and that is given up in the moment in which the handshake ends, it keeps for 30 seconds."""
+        progress.enter(Failure.TLS_TIMEOUT)
+        try:
+            return await connection.secured(self._tls_context(), _tls_name(url))
         except OSError as error:
             connection.close()
             raise of_connecting(error) from error
@@ -227,14 +235,11 @@ class Client:
             connection.close()
             raise
 
-    def _tls_options(self, url: URL) -> dict[str, Any]:
-        if url.scheme != "https":
-            return {}
+    def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = ssl.create_default_context()
             self._tls.set_alpn_protocols(["http/1.1"])
-        host = (url.raw_host or "").rstrip(".")
-        return {"ssl": self._tls, "server_hostname": host, "ssl_handshake_timeout": _ENDLESS}
+        return self._tls
 
     def _key(self, url: URL) -> _Key:
         to = self._proxy if self._proxy is not None and url.scheme == "http" else url
@@ -252,6 +257,14 @@ class Client:
         if self._proxy is None or self._proxy.user is None:
             return ""
         return f"Proxy-Authorization: {_basic(self._proxy)}\r\n"
+
+
+def _tls_name(url: URL) -> str:
+    """Whose certificate is asked for. `ssl` cannot do without a name, nor with every name that HTTP can carry to a proxy."""
+    host = (url.raw_host or "").rstrip(".")
+    if not all(0 < len(label) < 64 for label in host.split(".")):
+        raise FetchError(Failure.INVALID_URL, f"{host[:100]!r} is no name for a certificate")
+    return host
 
 
 def _check_credentials(head: Head) -> None:

@@ -8,9 +8,10 @@ from pairsift.stages.download.connection import Connection, Head
 from pairsift.stages.download.errors import FetchError
 from pairsift.stages.fates import Failure
 
-_CODINGS = ("gzip", "deflate")
+_CODINGS = ("gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz")  # of IANA's, those of the web
 _PIECE_BYTES = 65536
 _GZIP = 16 + zlib.MAX_WBITS  # as zlib calls the formats
+_MAX_MEMBERS = 1000  # each costs some microseconds, and has 20 bytes if it is empty
 _MEMBER = 0x1F  # how a gzip member begins; others may follow the first (RFC 1952, 2.2)
 
 
@@ -22,15 +23,14 @@ class Pieces(Protocol):
 
 
 def coding_of(head: Head) -> str | None:
-    """The content encoding that is to be undone. Nested ones multiply what one can blow up, and are never seen on images: one
-    at most. Raises FetchError(BAD_ENCODING)."""
-    values = head.headers.getall("Content-Encoding", ())
-    if not values:
+    """The content encoding that is to be undone, gzip or deflate. Words that name none ("utf-8", "none") are passed over, as
+    browsers do. Nested ones multiply what one can blow up, and are never seen on images: one at most. Raises
+    FetchError(BAD_ENCODING)."""
+    words = [word.strip().lower() for value in head.headers.getall("Content-Encoding", ()) for word in value.split(",")]
+    codings = [word.removeprefix("x-") for word in words if word in _CODINGS]
+    if not codings:
         return None
-    codings = [coding.strip().lower() for value in values for coding in value.split(",")]
-    if codings in ([""], ["identity"]):
-        return None
-    if len(codings) > 1 or codings[0] not in _CODINGS:
+    if len(codings) > 1 or codings[0] not in ("gzip", "deflate"):
         raise FetchError(Failure.BAD_ENCODING, f"Content-Encoding {', '.join(codings)[:100]!r}, though none was asked for")
     return codings[0]
 
@@ -38,20 +38,25 @@ def coding_of(head: Head) -> str | None:
 class Inflated:
     """A connection's body with its content encoding undone, in pieces that stay small however small what came was."""
 
-    def __init__(self, connection: Connection, coding: str) -> None:
+    def __init__(self, connection: Connection, coding: str, max_bytes: int) -> None:
+        """`max_bytes`: of the body as it is sent, which may inflate to nothing."""
         self._connection = connection
+        self._max_bytes = max_bytes
         self._coding = coding
         self._zlib: zlib._Decompress | None = None  # None: between two members
         self._left = b""  # came, and waits to be inflated
-        self._began = self._over = False
+        self._members = 0
+        self._over = False
 
     async def some(self) -> bytes:
-        """Raises FetchError, BAD_ENCODING among others."""
+        """Raises FetchError, BAD_ENCODING and TOO_MANY_BYTES among others."""
         while not self._over:
             if self._left:
                 await asyncio.sleep(0)  # what blows up is not to keep all others waiting
             else:
                 self._left = await self._connection.some()
+                if self._connection.received > self._max_bytes:
+                    raise FetchError(Failure.TOO_MANY_BYTES, f"max_bytes is {self._max_bytes}, {self._coding}")
                 if not self._left:
                     return self._end()
             if piece := self._inflated():
@@ -60,10 +65,12 @@ class Inflated:
 
     def _inflated(self) -> bytes:
         if self._zlib is None:
-            if self._began and (self._coding != "gzip" or self._left[0] != _MEMBER):
+            if self._members and (self._coding != "gzip" or self._left[0] != _MEMBER):
                 self._over = True  # what stands behind is nobody's
                 return b""
-            self._zlib, self._began = zlib.decompressobj(self._format()), True
+            self._zlib, self._members = zlib.decompressobj(self._format()), self._members + 1
+            if self._members > _MAX_MEMBERS:
+                raise FetchError(Failure.BAD_ENCODING, f"{self._coding}: more than {_MAX_MEMBERS} members")
         try:
             piece = self._zlib.decompress(self._left, _PIECE_BYTES)
         except zlib.error as error:

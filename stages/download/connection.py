@@ -6,8 +6,9 @@ parser; any other comes in pieces, and no more of it is read than somebody takes
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httptools
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -19,6 +20,7 @@ READ_BYTES = 65536  # that one read of a connection may bring, other than into a
 MAX_WAITING = READ_BYTES  # beyond so many bytes that nobody has taken, a connection is not read
 MAX_HEAD_BYTES = 131_072  # of an answer, its 1xx forerunners included; and between two pieces of a body
 _NO_BODY = (204, 304)
+_ENDLESS = 1e6  # seconds; one deadline rules all: see Fetcher.fetch
 
 
 class Head(NamedTuple):
@@ -94,16 +96,18 @@ class Connection(asyncio.BufferedProtocol):
         self._resume()
         return self._taken()
 
-    async def secured(self, **tls: Any) -> "Connection":
-        """TLS over this connection, on which a proxy has answered that it leads elsewhere now. Raises OSError, FetchError."""
+    async def secured(self, context: ssl.SSLContext, name: str) -> "Connection":
+        """TLS over this connection, with whoever is at its other end. Raises OSError, FetchError."""
         if self.received or self._pieces or self._error is not None:
             raise FetchError(Failure.TLS_ERROR, "the proxy says more than it was asked")
         self._ended, self._parser = True, None
         inner = Connection(self._scratch, self._socket, self._when_lost)
-        context = tls.pop("ssl")
-        transport = await self._loop.start_tls(self._transport, inner, context, **tls)
+        inner.connection_made(self._transport)  # it may hear something before `start_tls` is over
+        transport = await self._loop.start_tls(
+            self._transport, inner, context, server_hostname=name, ssl_handshake_timeout=_ENDLESS
+        )
         if transport is None:
-            raise ConnectionResetError("the proxy hung up")
+            raise ConnectionResetError("hung up in the handshake")
         inner.connection_made(transport)
         return inner
 
@@ -114,12 +118,12 @@ class Connection(asyncio.BufferedProtocol):
         if not (self._ended and self._keep_alive) or self.lost or self._transport.is_closing():
             return False
         try:
-            unread = self._socket.recv(1, socket.MSG_PEEK)
+            self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
-            return False
-        return bool(unread) and self._transport.get_extra_info("ssl_object") is not None  # TLS has messages of its own
+            pass
+        return False  # TLS has messages of its own, but those come with its handshake, or end it
 
     def fail(self, error: FetchError) -> None:
         """Nothing more is to come of this connection."""
@@ -171,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         self.heard = True
-        if self._ended:
+        if self._parser is None:  # nobody wants it any more; asyncio of Python 3.10 goes on with what TLS had in hand
             self.close()
         elif self._place is not None:
             self.received += count
@@ -231,15 +235,16 @@ class Connection(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
-        if status == 101:
-            raise self._refused("status 101")
+        if status == 101 or status < 100:
+            raise self._refused(f"status {status}")
         if status < 200:
             self._fields.clear()
             return
         headers = CIMultiDictProxy(CIMultiDict(self._fields))
         stated = headers.get("Content-Length")  # never beside Transfer-Encoding: the parser refuses that
         length = 0 if status in _NO_BODY else None if stated is None else int(stated)
-        chunked = headers.get("Transfer-Encoding", "").lower().endswith("chunked")
+        encodings = ",".join(headers.getall("Transfer-Encoding", ())).lower()
+        chunked = encodings.rpartition(",")[2].strip() == "chunked"
         self._keep_alive = self._parser.should_keep_alive()
         self._head = Head(status, headers, length, until_close=length is None and not chunked)
         self._unheeded = 0

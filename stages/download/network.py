@@ -30,7 +30,7 @@ def network_loop(resolver_threads: int) -> Iterator[NetworkLoop]:
     """A loop that runs until the context ends; what is still going on there is cancelled then.
 
     `resolver_threads`: how many DNS look-ups may block at a time. They are the loop's default executor. One that hangs is not
-    waited for.
+    waited for, but by Python where the process ends.
 
     Where Python itself ends before the context, as in a worker of Ray, nothing is done: threads stand still by then, and to
     wait for them would be for ever.

@@ -107,6 +107,8 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
         (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0.02, SHORT),
         (CHUNKED + b"2;x=y\r\nbo\r\n2 \r\ndy\r\n0\r\nX-Trailer: 1\r\n\r\n",),
         (OK + b"Transfer-Encoding: identity\r\n\r\nbo", 0.02, b"dy", CLOSE),
+        (OK + b"Transfer-Encoding: xchunked\r\n\r\nbo", 0.02, b"dy", CLOSE),
+        (OK + b"Transfer-Encoding: identity\r\nTransfer-Encoding:\tChunked \r\n\r\n4\r\nbody\r\n0\r\n\r\n",),
         (CHUNKED, 0.02, b"2\r\nbo", 0.02, b"\r\n2\r\ndy\r\n0\r\n", 0.02, b"\r\n"),
         (OK + b"Upgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\nContent-Length: 4\r\n\r\nbody",),
     ],
@@ -136,13 +138,18 @@ DEFLATED = zlib.compress(b"body")
         (b"deflate", DEFLATED[2:-4], b"body"),  # without zlib's envelope
         (b"identity", b"body", b"body"),
         (b"", b"body", b"body"),
+        (b"identity, utf-8, none", b"body", b"body"),
+        (b"x-gzip, identity", gzip.compress(b"body"), b"body"),
         (b"gzip", gzip.compress(BIG), BIG),
         (b"gzip", gzip.compress(b"body")[:-9], Failure.BAD_ENCODING),
         (b"gzip", b"body", Failure.BAD_ENCODING),
         (b"deflate", b"\x78\x9c\xff\xff\xff", Failure.BAD_ENCODING),
         (b"gzip", gzip.compress(b""), Failure.EMPTY_BODY),
         (b"gzip", gzip.compress(bytes(2_000_000)), Failure.COMPRESSION_BOMB),
+        (b"gzip", gzip.compress(b"") * 999 + gzip.compress(b"body"), b"body"),
+        (b"gzip", gzip.compress(b"") * 1000 + gzip.compress(b"body"), Failure.BAD_ENCODING),
         (b"br", b"body", Failure.BAD_ENCODING),
+        (b"gzip, gzip", gzip.compress(b"body"), Failure.BAD_ENCODING),
     ],
 )
 @pytest.mark.parametrize("pieces", [False, True])
@@ -153,6 +160,12 @@ def test_content_encodings(coding: bytes, body: bytes, expected: bytes | Failure
     if pieces:
         parts = [word for at in range(0, len(body), step) for word in (body[at : at + step], 0.002)]
     assert outcome(head, *parts) == expected
+
+
+def test_a_body_that_inflates_to_nothing_is_not_read_for_ever() -> None:
+    nothing = b"\x00\x00\x00\xff\xff" * 10_000  # empty blocks
+    head = OK + b"Content-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert outcome(head, *[b"%x\r\n%b\r\n" % (len(nothing), nothing)] * 40) is Failure.TOO_MANY_BYTES
 
 
 @pytest.mark.parametrize(
@@ -170,6 +183,11 @@ def test_content_encodings(coding: bytes, body: bytes, expected: bytes | Failure
         ((CLOSE,), Failure.CONNECTION_LOST),
         ((OK + b"Content-Length: 5\r\n\r\nbody", CLOSE), Failure.INCOMPLETE_BODY),
         ((CHUNKED + b"5\r\nbody", CLOSE), Failure.INCOMPLETE_BODY),
+        (
+            (OK + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbody", CLOSE),
+            Failure.INCOMPLETE_BODY,
+        ),
+        ((b"HTTP/1.1 099 Early\r\n\r\n", SHORT), Failure.PROTOCOL_ERROR),
         ((CHUNKED + b"4\r\nbodyX\r\n0\r\n\r\n",), Failure.BAD_CHUNKS),
         ((CHUNKED + b"4\r\nbody\r\n0\r\nX-Endless: ", *[b"x" * 65_536] * 4), Failure.BAD_CHUNKS),
         ((CHUNKED + b"4;", *[b"x" * 65_536] * 4), Failure.BAD_CHUNKS),
@@ -244,6 +262,17 @@ def test_the_oldest_idle_connection_gives_way_to_a_new_one() -> None:
                     await Fetcher(client, LIMITS).fetch(URL(f"http://127.0.0.1:{server.port}/a"))
                     await asyncio.sleep(0.01)
                     assert len(client._open) <= 2
+
+    asyncio.run(run())
+
+
+def test_connections_that_are_being_made_count() -> None:
+    async def run() -> None:
+        async with Client("test", 4, rule()) as client, Scripted([[SHORT]]) as first, Scripted([[SHORT]]) as second:
+            for server, rows in ((first, 3), (second, 4)):
+                url = URL(f"http://127.0.0.1:{server.port}/a")
+                await asyncio.gather(*(Fetcher(client, LIMITS).fetch(url) for _ in range(rows)))
+            assert len(client._open) == 4
 
     asyncio.run(run())
 
