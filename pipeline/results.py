@@ -56,7 +56,8 @@ class Results:
         """One row per input row, in ordinal order: ordinal, key, uid, url, status, code, error_message, rejected_by, score,
         duplicate_of, shard. `status` is never null."""
         output = self._output
-        return pq.read_table(output.path("fates.parquet"), filesystem=None if output.local else output.filesystem)
+        filesystem = None if output.local else output.filesystem
+        return pq.read_table(output.path("fates.parquet"), filesystem=filesystem, use_threads=False)
 
     def ledger(self) -> pa.Table:
         """One row per input row with every column that was read or computed; null where a stage was not run on the row.

@@ -71,6 +71,26 @@ def test_stages_without_a_model_import_no_model_library(tmp_path: Path) -> None:
     assert _python(code, tmp_path) == "[]"
 
 
+# Arrow's threads
+
+
+def _reads_of_parquet(code: str) -> list[ast.Call]:
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return [call for call in calls if re.search(r"^pq\.read_table$|\.iter_batches$|arquet\w*\.read$", ast.unparse(call.func))]
+
+
+def test_parquet_is_read_without_threads() -> None:
+    """A process that ends soon after Arrow's threads have begun may abort: see upkeep/tables.py."""
+    reads = [
+        (f"{file}:{call.lineno}", {word.arg: ast.unparse(word.value) for word in call.keywords}.get("use_threads"))
+        for file in _tracked()
+        if file.suffix == ".py" and file.parts[0] in ("pipeline", "stages")
+        for call in _reads_of_parquet((ROOT / file).read_text(encoding="utf-8"))
+    ]
+    assert len(reads) > 10
+    assert [place for place, threads in reads if threads != "False"] == []
+
+
 # Documentation
 
 

@@ -79,7 +79,7 @@ def _only(generations: list[Generation], folder: Folder) -> Generation:
 def _rows(folder: Folder, name: str, shard_rows: int) -> list[Row]:
     """The shard's rows with the columns that a download's layer has, by the names that they have there, and `url`."""
     with folder.filesystem.open(folder.path(f"{name}.parquet"), "rb") as file:
-        listed = pq.read_table(file).to_pylist()
+        listed = pq.read_table(file, use_threads=False).to_pylist()
     images = _images_of_tar(folder, f"{name}.tar") if folder.exists(f"{name}.tar") else _images_of_files(folder, name)
     first_key = int(name) * 10 ** math.ceil(math.log10(shard_rows))
     rows = []

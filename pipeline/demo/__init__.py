@@ -34,7 +34,7 @@ def demo(folder: Path, runner: str, console: Console) -> None:
     show.funnel(console, outcome.funnel)
     console.print()
     show.where(console, outcome)
-    measured = listing.measure(pq.read_table(folder / "out" / "fates.parquet"), listed)
+    measured = listing.measure(pq.read_table(folder / "out" / "fates.parquet", use_threads=False), listed)
     console.print(f"the similarity rule {measured.sentence()}", markup=False)
     console.print(_NEXT.format(folder=folder, bin=_programs()), markup=False, soft_wrap=True)
 

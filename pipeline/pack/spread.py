@@ -73,7 +73,7 @@ def _tables(plan: Plan, ledger: Ledger, numbers: Numbers, check: Callable[[], No
     output = Folder(plan.config.output)
     columns = ["ordinal", *REASONS, "shard"]
     with output.filesystem.open(output.path("fates.parquet"), "rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=columns):
+        for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=columns, use_threads=False):
             check()
             rows = pa.table(batch).filter(pc.is_in(batch["shard"].cast(pa.int64()), pa.array(numbers)))
             if len(rows):

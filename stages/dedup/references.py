@@ -110,7 +110,7 @@ def _of_parquet(uri: str, file: str, column: str, wanted: Wanted) -> Iterator[tu
         if column not in parquet.schema_arrow.names:
             raise ConfigError(f"{uri} has no column {column!r}, but {', '.join(parquet.schema_arrow.names)}")
         done = 0
-        for batch in parquet.iter_batches(columns=[column]):
+        for batch in parquet.iter_batches(columns=[column], use_threads=False):
             values = batch.column(0)
             yield _vectors(values, uri, column) if wanted == "vectors" else values, _numbered(file, len(values), done)
             done += len(values)

@@ -107,7 +107,7 @@ def _is_of_successes(array: Array, uri: str) -> bool:
         if array.rows == rows:
             return False
         if "status" in parquet.schema_arrow.names:
-            successes = int(_successes(parquet.read(["status"])).sum())
+            successes = int(_successes(parquet.read(["status"], use_threads=False)).sum())
             if array.rows == successes:
                 return True
             raise ConfigError(f"{array.name} has {array.rows} rows, and the file has {rows}, {successes} of them successes")
