@@ -10,8 +10,8 @@ seconds are those of all processes that a run started (they are known by a mark 
 The bare work is what must be done to the bytes, in one thread, nothing else: scaled decode, resize, encode, SHA-256.
 
 On a machine with other work, CPU milliseconds are what to look at, and pairs of runs that follow each other. Found last, on two
-idle cores, pairsift on Ray beside img2dataset, images a second and CPU time: 1.74 and 1.72 times on the corpus, 1.82 and
-1.83 on its JPEGs, 2.76 and 2.94 on bytes as they came (two runs each); docs/decisions/14-decoders.md says where the time goes.
+idle cores, pairsift on Ray beside img2dataset, images a second and CPU time: 1.85 and 1.83 times on the corpus, 1.95 and
+1.95 on its JPEGs, 3.35 and 3.54 on bytes as they came (two runs each); docs/decisions/14-decoders.md says where the time goes.
 """
 
 import argparse
