@@ -128,28 +128,33 @@ def test_a_body_comes_whole_wherever_it_is_cut(cut: int) -> None:
 DEFLATED = zlib.compress(b"body")
 
 
+def gzipped(data: bytes) -> bytes:
+    """Without the time: it would be in the tests' names, which several processes have to agree on."""
+    return gzip.compress(data, mtime=0)
+
+
 @pytest.mark.parametrize(
     ("coding", "body", "expected"),
     [
-        (b"gzip", gzip.compress(b"body"), b"body"),
-        (b"GZip", gzip.compress(b"bo") + gzip.compress(b"dy"), b"body"),
-        (b"gzip", gzip.compress(b"body") + bytes(50), b"body"),
+        (b"gzip", gzipped(b"body"), b"body"),
+        (b"GZip", gzipped(b"bo") + gzipped(b"dy"), b"body"),
+        (b"gzip", gzipped(b"body") + bytes(50), b"body"),
         (b"deflate", DEFLATED, b"body"),
         (b"deflate", DEFLATED[2:-4], b"body"),  # without zlib's envelope
         (b"identity", b"body", b"body"),
         (b"", b"body", b"body"),
         (b"identity, utf-8, none", b"body", b"body"),
-        (b"x-gzip, identity", gzip.compress(b"body"), b"body"),
-        (b"gzip", gzip.compress(BIG), BIG),
-        (b"gzip", gzip.compress(b"body")[:-9], Failure.BAD_ENCODING),
+        (b"x-gzip, identity", gzipped(b"body"), b"body"),
+        (b"gzip", gzipped(BIG), BIG),
+        (b"gzip", gzipped(b"body")[:-9], Failure.BAD_ENCODING),
         (b"gzip", b"body", Failure.BAD_ENCODING),
         (b"deflate", b"\x78\x9c\xff\xff\xff", Failure.BAD_ENCODING),
-        (b"gzip", gzip.compress(b""), Failure.EMPTY_BODY),
-        (b"gzip", gzip.compress(bytes(2_000_000)), Failure.COMPRESSION_BOMB),
-        (b"gzip", gzip.compress(b"") * 999 + gzip.compress(b"body"), b"body"),
-        (b"gzip", gzip.compress(b"") * 1000 + gzip.compress(b"body"), Failure.BAD_ENCODING),
+        (b"gzip", gzipped(b""), Failure.EMPTY_BODY),
+        (b"gzip", gzipped(bytes(2_000_000)), Failure.COMPRESSION_BOMB),
+        (b"gzip", gzipped(b"") * 999 + gzipped(b"body"), b"body"),
+        (b"gzip", gzipped(b"") * 1000 + gzipped(b"body"), Failure.BAD_ENCODING),
         (b"br", b"body", Failure.BAD_ENCODING),
-        (b"gzip, gzip", gzip.compress(b"body"), Failure.BAD_ENCODING),
+        (b"gzip, gzip", gzipped(b"body"), Failure.BAD_ENCODING),
     ],
 )
 @pytest.mark.parametrize("pieces", [False, True])
