@@ -40,11 +40,12 @@ def adopt(config: Config, folder: Folder) -> list[str]:
     plan = make_plan(config)
     layer = plan.steps[0].layer
     assert layer is not None
-    _check_format(folder)
+    shards = finished_shards(folder)
+    _check_format(folder, shards)
     ledger = Ledger(config.work)
     generation = _only(Intake(ledger, plan.intake, config.input).take_in(), folder)
     adopted, damaged = 0, []
-    for name in finished_shards(folder):
+    for name in shards:
         try:
             rows = _rows(folder, name, config.shards.rows)
         except (tarfile.TarError, pa.ArrowInvalid) as error:
@@ -60,9 +61,9 @@ def adopt(config: Config, folder: Folder) -> list[str]:
     return [*damaged, taken]
 
 
-def _check_format(folder: Folder) -> None:
+def _check_format(folder: Folder, shards: list[str]) -> None:
     there = set(folder.names())
-    for name in finished_shards(folder):
+    for name in shards:
         if f"{name}.parquet" not in there or not {name, f"{name}.tar"} & there:
             raise ConfigError(
                 f"{folder.uri}: shard {name} of img2dataset has no images as webdataset or files; one of another output_format "

@@ -65,8 +65,8 @@ class AddressRule:
             return False
         return any(ip in network for network in self._networks)
 
-    def socket(self, address_info: tuple[Any, ...]) -> socket.socket:
-        """A socket for an address that `getaddrinfo` gave: Raises PrivateAddressError."""
+    def socket(self, address_info: AddressInfo) -> socket.socket:
+        """A socket for an address that `getaddrinfo` gave. Raises PrivateAddressError."""
         family, kind, protocol, _, address = address_info
         if not self.allows(address[0]):
             raise PrivateAddressError(f"{address[0]} is not a public address")
@@ -91,7 +91,7 @@ class Resolver:
     async def resolve(self, host: str, port: int) -> list[AddressInfo]:
         """At least one address. Raises PrivateAddressError where there are addresses but none that may be used; gaierror where
         there is none."""
-        if is_ip_address(host):
+        if _is_ip_address(host):
             return self._usable(host, [_info(host, port)])
         key = (host, port)
         until, found = self._known.get(key, (0.0, []))
@@ -134,7 +134,7 @@ def _info(address: str, port: int) -> AddressInfo:
     return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
 
 
-def is_ip_address(host: str) -> bool:
+def _is_ip_address(host: str) -> bool:
     """Whether a host is an IP address and no name. One with a zone (IPv6) counts as a name: only the system knows zones."""
     try:
         ipaddress.ip_address(host)

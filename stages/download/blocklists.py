@@ -74,8 +74,9 @@ class Blocklists:
                 domain = ".".join(labels[start:])
                 if domain in self._domains:
                     raise FetchError(Failure.BLOCKED_DOMAIN, domain)
+        spellings = {_requested(url), str(url), text or str(url)} if self._urls else set()
         for name, digests in self._urls.items():
-            for spelling in {_requested(url), str(url), text or str(url)}:
+            for spelling in spellings:
                 if _holds(digests, _hash(name, spelling.encode("utf-8", "surrogatepass"))):
                     raise FetchError(Failure.BLOCKED_URL, f"by its {name}")
 

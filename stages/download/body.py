@@ -13,7 +13,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from pairsift.stages.download.client import Answer
-from pairsift.stages.download.coding import Inflated, Pieces, coding_of
+from pairsift.stages.download.coding import Pieces, coding_of, pieces_of
 from pairsift.stages.download.connection import Connection, Head
 from pairsift.stages.download.deadline import Deadline
 from pairsift.stages.download.errors import FetchError
@@ -81,11 +81,10 @@ async def read_body(answer: Answer, limits: Limits, visit: Visit, deadline: Dead
             if coding is None and head.length is not None:
                 await room.for_bytes(head.length)
                 body = await connection.whole(head.length)
-            elif coding is None:
-                body = await _in_pieces(connection, limits.max_bytes, room, Failure.TOO_MANY_BYTES)
             else:
-                inflated = Inflated(connection, coding, limits.max_bytes)
-                body = await _in_pieces(inflated, limits.max_bytes, room, Failure.COMPRESSION_BOMB)
+                too_many = Failure.TOO_MANY_BYTES if coding is None else Failure.COMPRESSION_BOMB
+                pieces = pieces_of(connection, coding, limits.max_bytes)
+                body = await _in_pieces(pieces, limits.max_bytes, room, too_many)
         finally:
             visit.received += connection.received
     if not body:
@@ -95,8 +94,7 @@ async def read_body(answer: Answer, limits: Limits, visit: Visit, deadline: Dead
 
 async def read_beginning(answer: Answer, max_bytes: int) -> bytes:
     """At most the first `max_bytes` of a body, its content encoding undone. Raises FetchError."""
-    coding = coding_of(answer.head)
-    pieces: Pieces = answer.connection if coding is None else Inflated(answer.connection, coding, max_bytes)
+    pieces = pieces_of(answer.connection, coding_of(answer.head), max_bytes)
     body = bytearray()
     while len(body) < max_bytes and (piece := await pieces.some()):
         body += piece

@@ -83,7 +83,7 @@ class Client:
         self._open: set[Connection] = set()
         self._connecting = 0
         self._idle: OrderedDict[Connection, tuple[_Key, float]] = OrderedDict()  # with until when; the oldest first
-        self._idle_at: dict[_Key, list[Connection]] = {}
+        self._idle_at: dict[_Key, dict[Connection, None]] = {}  # an ordered set: the one used last is the last
         self._sweep: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "Client":
@@ -133,14 +133,13 @@ class Client:
             return
         now = asyncio.get_running_loop().time()
         self._idle[connection] = answer.key, now + self._keep_alive_seconds
-        self._idle_at.setdefault(answer.key, []).append(connection)
+        self._idle_at.setdefault(answer.key, {})[connection] = None
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_at(now + self._keep_alive_seconds, self._close_old)
 
     def _kept(self, key: _Key) -> Connection | None:
-        kept = self._idle_at.get(key)
-        while kept:
-            connection = kept.pop()  # the one used last is the one that is least likely to be closed soon
+        while kept := self._idle_at.get(key):
+            connection = next(reversed(kept))  # the one used last is the one that is least likely to be closed soon
             self._forget_idle(connection)
             if connection.usable:
                 return connection
@@ -150,8 +149,7 @@ class Client:
     def _forget_idle(self, connection: Connection) -> None:
         key, _ = self._idle.pop(connection)
         kept = self._idle_at[key]
-        if connection in kept:
-            kept.remove(connection)
+        del kept[connection]
         if not kept:
             del self._idle_at[key]
 

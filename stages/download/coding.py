@@ -35,6 +35,11 @@ def coding_of(head: Head) -> str | None:
     return codings[0]
 
 
+def pieces_of(connection: Connection, coding: str | None, max_bytes: int) -> Pieces:
+    """A body as it comes, its content encoding undone. `max_bytes`: see `Inflated`."""
+    return connection if coding is None else Inflated(connection, coding, max_bytes)
+
+
 class Inflated:
     """A connection's body with its content encoding undone, in pieces that stay small however small what came was."""
 

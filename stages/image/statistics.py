@@ -13,7 +13,7 @@ from pairsift.stages import schema
 from pairsift.stages.base import Columns, Stage, Transform
 from pairsift.stages.fates import Failure
 from pairsift.stages.pixels.coding import ImageError, Pixels, decode, on_white
-from pairsift.stages.pixels.images import inspect
+from pairsift.stages.pixels.images import check_pixels, inspect
 from pairsift.stages.pixels.options import MAX_PIXELS
 
 
@@ -95,9 +95,7 @@ class ImageStatistics(Stage):
         header = _Statistics(len(data), kind, width, height, max(width, height) / min(width, height))
         if not self.pixels:
             return header
-        if width * height > self.max_pixels:
-            detail = f"{width}x{height} pixels, max_pixels is {self.max_pixels}"
-            raise ImageError(Failure.TOO_MANY_PIXELS, detail)
+        check_pixels((width, height), self.max_pixels)
         small = _shrunk(_three_channels(decode(data)), self.side)
         grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
         sharpness = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0] ** 2)

@@ -5,9 +5,8 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from pairsift.stages.fates import Failure
-from pairsift.stages.pixels.coding import ImageError, Pixels, decode, on_white
-from pairsift.stages.pixels.images import inspect
+from pairsift.stages.pixels.coding import Pixels, decode, on_white
+from pairsift.stages.pixels.images import check_pixels, inspect
 
 LEAST_CONTRAST = 2.0  # grey levels: below it, an image is flat
 LIBRARY = f"imagehash {imagehash.__version__}"
@@ -23,9 +22,7 @@ def phash(data: bytes, bits: int, least_contrast: float, max_pixels: int) -> tup
     Raises:
         ImageError: TOO_MANY_PIXELS; see `inspect` and `decode`.
     """
-    _, (width, height) = inspect(data)
-    if width * height > max_pixels:
-        raise ImageError(Failure.TOO_MANY_PIXELS, f"{width}x{height} pixels, max_pixels is {max_pixels}")
+    check_pixels(inspect(data)[1], max_pixels)
     grey = _grey(decode(data))
     contrast = float(np.std(cv2.resize(grey, (_CONTRAST_SIDE, _CONTRAST_SIDE), interpolation=cv2.INTER_AREA)))
     if contrast < least_contrast:

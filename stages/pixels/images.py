@@ -84,14 +84,20 @@ def inspect(data: bytes) -> tuple[ImageFormat, Size]:
     return image_format, size
 
 
+def check_pixels(size: Size, max_pixels: int) -> None:
+    """The bound against bombs. Raises ImageError with TOO_MANY_PIXELS."""
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(Failure.TOO_MANY_PIXELS, f"{width}x{height} pixels, max_pixels is {max_pixels}")
+
+
 def check_size(size: Size, options: ImageOptions) -> None:
     """The size rules, on width and height in pixels. Raises ImageError with TOO_SMALL, TOO_LARGE,
     TOO_MANY_PIXELS or ASPECT_RATIO."""
     width, height = size
     area, shorter, longer = width * height, min(size), max(size)
     shown = f"{width}x{height} pixels"
-    if area > options.max_pixels:
-        raise ImageError(Failure.TOO_MANY_PIXELS, f"{shown}, max_pixels is {options.max_pixels}")
+    check_pixels(size, options.max_pixels)
     if shorter < options.min_image_size:
         raise ImageError(Failure.TOO_SMALL, f"{shown}, min_image_size is {options.min_image_size}")
     if options.max_image_area is not None and area > options.max_image_area:

@@ -5,11 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairsift.stages.pixels.coding import ImageError
-from pairsift.stages.pixels.images import inspect
+from pairsift.stages.pixels.images import check_pixels, inspect
 from pairsift.stages.pixels.options import MAX_PIXELS
-
-# Workers are processes and threads of ours already; OpenCV's own pool would only fight them for the cores.
-cv2.setNumThreads(1)
 
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -20,9 +17,7 @@ def decode_rgb(encoded: bytes) -> NDArray[np.uint8] | None:
     EXIF orientation is not applied, alpha is dropped.
     """
     try:
-        _, (width, height) = inspect(encoded)
-        if width * height > MAX_PIXELS:
-            return None
+        check_pixels(inspect(encoded)[1], MAX_PIXELS)
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS)
     except (ImageError, cv2.error):
         return None
